@@ -1,0 +1,48 @@
+"""What may be searched: sweep files, their spaces, and the points in them."""
+
+from search_spaces.checks import check_samples
+from search_spaces.config import SweepConfig
+from search_spaces.distributions import Choice, Distribution, IntUniform, Scalar, Uniform
+from search_spaces.faults import ConfigError, Fault
+from search_spaces.loading import (
+    config_sha256,
+    config_to_yaml,
+    load_config,
+    parse_config,
+    preset_path,
+    presets,
+)
+from search_spaces.parameters import (
+    concrete_config,
+    flat_parameters,
+    free_parameters,
+    grid_points,
+    is_concrete,
+    point_to_parameters,
+    sample_space,
+)
+
+__all__ = [
+    "Choice",
+    "ConfigError",
+    "Distribution",
+    "Fault",
+    "IntUniform",
+    "Scalar",
+    "SweepConfig",
+    "Uniform",
+    "check_samples",
+    "concrete_config",
+    "config_sha256",
+    "config_to_yaml",
+    "flat_parameters",
+    "free_parameters",
+    "grid_points",
+    "is_concrete",
+    "load_config",
+    "parse_config",
+    "point_to_parameters",
+    "preset_path",
+    "presets",
+    "sample_space",
+]

@@ -1,0 +1,85 @@
+"""Trying a space out: the learning-rate curves of its ends and of random samples."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from search_spaces.config import SweepConfig
+from search_spaces.distributions import Choice, Distribution, IntUniform, Scalar
+from search_spaces.faults import ConfigError, Fault, Path, dotted, plain
+from search_spaces.keys import SPELLINGS
+from search_spaces.parameters import flat_parameters
+from search_spaces.space import Space, families, family_parameters, filled
+from trainers.schedules import learning_rate_curve
+
+
+def check_samples(config: SweepConfig, steps_per_epoch: int, n: int = 50) -> None:
+    """Builds the curve of both ends of every range and of `n` random samples of each family.
+
+    Raises ConfigError with one fault for each parameter that gave an invalid curve.
+    """
+    faults: dict[Path, Fault] = {}
+    generator = np.random.default_rng(0)
+    num_epochs = config.training.num_epochs
+    for family in families(config.space):
+        for sample in _samples(config.space, family, generator, n):
+            try:
+                learning_rate_curve(sample, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch)
+            except (ValueError, ArithmeticError) as error:
+                path = _blamed(sample, family, str(error))
+                fault = Fault(config.name, 0, 0, dotted(path), _message(sample, error))
+                faults.setdefault(path, fault)
+    if faults:
+        raise ConfigError(faults.values())
+
+
+def _samples(
+    space: Space, family: str, generator: np.random.Generator, n: int
+) -> Iterator[dict[str, Any]]:
+    """Every end of every range, the others in their middle; then `n` samples, if any is free."""
+    free = family_parameters(space, family)
+    middle = {name: _at(spread, 0.5) for name, spread in free.items()}
+    yield filled(space, family, lambda name, _: middle[name])
+    for name, spread in free.items():
+        for value in _ends(spread):
+            chosen = middle | {name: value}
+            yield filled(space, family, lambda name, _, chosen=chosen: chosen[name])
+    for _ in range(n if free else 0):
+        yield filled(space, family, lambda _, spread: _at(spread, generator.random()))
+
+
+def _ends(spread: Distribution) -> tuple[Scalar, ...]:
+    return spread.options if isinstance(spread, Choice) else (spread.low, spread.high)
+
+
+def _at(spread: Distribution, fraction: float) -> Scalar:
+    """The value that lies this far into the distribution, 0 <= fraction < 1."""
+    if isinstance(spread, Choice):
+        return spread.options[int(fraction * len(spread.options))]
+    if isinstance(spread, IntUniform):
+        return min(spread.high, spread.low + int(fraction * (spread.high - spread.low + 1)))
+    if not spread.log:
+        return min(spread.high, spread.low + fraction * (spread.high - spread.low))
+    low, high = math.log(spread.low), math.log(spread.high)
+    return min(spread.high, max(spread.low, math.exp(low + fraction * (high - low))))
+
+
+def _blamed(sample: Mapping[str, Any], family: str, message: str) -> Path:
+    """Where the parameter that a message names stands; the family where it names none."""
+    body = sample["schedule"][family]
+    rule = message.partition(", but ")[0]
+    for word in re.findall(r"[A-Za-z_]\w*", rule):
+        for key in (word, *(word + ending for ending in SPELLINGS)):
+            if key in body:
+                return ("space", "schedule", family, key)
+            if key in sample and key != "schedule":
+                return ("space", key)
+    return ("space", "schedule", family)
+
+
+def _message(sample: Mapping[str, Any], error: Exception) -> str:
+    values = ", ".join(f"{key}: {plain(value)}" for key, value in flat_parameters(sample).items())
+    return f"{' '.join(str(error).split())} (in the sample {values})"

@@ -1,0 +1,149 @@
+"""A sweep file to a SweepConfig and back, with every fault named where it stands."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from search_spaces.config import SweepConfig
+from search_spaces.documents import (
+    MAX_CHARACTERS,
+    Document,
+    Mark,
+    Place,
+    read_document,
+    write_document,
+)
+from search_spaces.faults import ConfigError, Fault, Flaw, Path, dotted, shown
+from search_spaces.messages import flaws_of
+
+_UNHASHED = {"name", "description", "expected", "tracking"}
+
+
+def load_config(path: FilePath | str, overrides: Sequence[str] = ()) -> SweepConfig:
+    """The config in a YAML file, with `key.path=value` overrides; ConfigError for every fault."""
+    file = FilePath(path)
+    return parse_config(_read_text(file), filename=str(file), overrides=overrides)
+
+
+def parse_config(
+    text: str, *, filename: str = "<string>", overrides: Sequence[str] = ()
+) -> SweepConfig:
+    """The config in a YAML text, with `key.path=value` overrides; ConfigError for every fault."""
+    start = Mark(filename, 1, 1)
+    document = read_document(text, start)
+    if not isinstance(document.value, dict):
+        got = "an empty file" if document.value is None else shown(document.value)
+        message = f"a sweep file must be a mapping of sections, but got {got}"
+        raise ConfigError([Fault(*start, "", message)])
+    for number, override in enumerate(overrides, start=1):
+        document = _overridden(document, override, number)
+    try:
+        return SweepConfig.model_validate(document.value)
+    except ValidationError as error:
+        flaws = flaws_of(error, SweepConfig)
+        faults = {_located(flaw, document.places, start) for flaw in flaws}
+        raise ConfigError(sorted(faults)) from None
+
+
+def config_to_yaml(config: SweepConfig) -> str:
+    """The config as a YAML text that reads back as the same config."""
+    data = config.model_dump(mode="json", exclude_none=True)
+    return write_document({k: v for k, v in data.items() if v not in ("", [])})
+
+
+def config_sha256(config: SweepConfig) -> str:
+    """The hash of all that decides what a sweep does, in hex; not of what only describes it."""
+    data = config.model_dump(mode="json", exclude=_UNHASHED)
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def preset_path(name: str) -> FilePath | None:
+    """The file of a preset, or None where there is none of that name."""
+    return FilePath(__file__).with_name(f"{name}.yaml") if name in presets() else None
+
+
+def presets() -> list[str]:
+    """The names of the sweep files that come with the package."""
+    return sorted(file.stem for file in FilePath(__file__).parent.glob("*.yaml"))
+
+
+def _read_text(file: FilePath) -> str:
+    def refused(message: str, line: int = 0, column: int = 0) -> ConfigError:
+        return ConfigError([Fault(str(file), line, column, "", message)])
+
+    try:
+        if file.is_dir():
+            raise refused("a sweep must be a file, but this is a directory")
+        if file.exists() and not file.is_file():
+            raise refused("a sweep must be a regular file, but this is not")
+        with file.open("rb") as stream:
+            content = stream.read(MAX_CHARACTERS + 1)
+    except FileNotFoundError:
+        raise refused("the file must exist, but there is none of that name") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = getattr(error, "strerror", None) or error
+        raise refused(f"the file must be readable, but: {reason}") from None
+    if len(content) > MAX_CHARACTERS:
+        raise refused(f"a file must hold at most {MAX_CHARACTERS} bytes, but this has more")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = content[: error.start].split(b"\n")
+        byte = f"the byte 0x{content[error.start]:02x}"
+        message = f"the text must be UTF-8, but it has {byte}"
+        raise refused(
+            message, len(before), len(before[-1].decode("utf-8", "replace")) + 1
+        ) from None
+
+
+def _overridden(document: Document, override: str, number: int) -> Document:
+    """The document with one `key.path=value` applied; its places name the override's number."""
+    key, equals, text = override.partition("=")
+    start = Mark("--set", number, 1)
+    path: Path = tuple(key.strip().split("."))
+    if not equals or not all(path):
+        message = f"an override must read key.path=value, but got {shown(override)}"
+        raise ConfigError([Fault(*start, "", message)])
+    added = read_document(text, start._replace(column=len(key) + 2))
+    value, path = _replaced(document.value, path, added.value, (), start)
+    places = {at: place for at, place in document.places.items() if at[: len(path)] != path}
+    new = {
+        (*path, *at): Place(start if not at else p.key, p.value) for at, p in added.places.items()
+    }
+    above = {path[:depth]: Place(start, start) for depth in range(1, len(path))}
+    return Document(value, above | places | new)
+
+
+def _replaced(node: Any, path: Path, value: Any, done: Path, start: Mark) -> tuple[Any, Path]:
+    """`node` with `value` at `path`, and the path with the indices of lists as numbers."""
+    if not path:
+        return value, done
+    key, rest = path[0], path[1:]
+    if isinstance(node, list):
+        if not re.fullmatch("[0-9]{1,6}", str(key)) or int(key) >= len(node):
+            message = f"a place in a list must lie below {len(node)}, but got {shown(key)}"
+            raise ConfigError([Fault(*start, dotted(done), message)])
+        index = int(key)
+        inner, full = _replaced(node[index], rest, value, (*done, index), start)
+        return [*node[:index], inner, *node[index + 1 :]], full
+    if node is not None and not isinstance(node, dict):
+        message = f"a mapping must stand here to set {str(key)!r} in it, but got {shown(node)}"
+        raise ConfigError([Fault(*start, dotted(done), message)])
+    inner, full = _replaced((node or {}).get(key), rest, value, (*done, key), start)
+    return {**(node or {}), key: inner}, full
+
+
+def _located(flaw: Flaw, places: dict[Path, Place], start: Mark) -> Fault:
+    """The flaw at its key or value, or at the key of what it is missing from."""
+    path = flaw.path
+    while path and path not in places:
+        path = path[:-1]
+    place = places.get(path, Place(start, start))
+    mark = place.value if path == flaw.path and not flaw.at_key else place.key
+    return Fault(*mark, dotted(flaw.path), flaw.message)

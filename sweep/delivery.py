@@ -1,0 +1,137 @@
+"""Where a sweep's records are delivered, and how far that has come; imports no MLflow."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from sweep.study import TrialRecord
+
+MLFLOW_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the shipper backs off by itself
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # printing costs a request per ended run
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+
+
+class TrialDelivery(NamedTuple):
+    """What the tracking server holds of one trial."""
+
+    run_id: str
+    epochs: int  # finished epochs delivered
+    state: str  # as last delivered in full; interrupted: running, but its sweep runs no more
+
+
+class Parent(NamedTuple):
+    """What the tracking server holds of a sweep's parent run."""
+
+    run_id: str
+    status: str
+    tags: Mapping[str, str]
+    parameters: Mapping[str, str]
+    points: int = 0  # best-so-far points sent by this process
+    board: str = ""  # the leaderboard uploaded by this process
+    best: int | None = None  # the best trial on it
+    uploaded_s: float = 0.0  # monotonic clock
+
+
+class Destination(NamedTuple):
+    """Where one sweep's runs live, and what they hold."""
+
+    client: "MlflowClient"
+    experiment_id: str
+    parent: Parent
+    trials: Mapping[int, TrialDelivery]
+    refusals: tuple[str, ...] = ()  # what the server answered but did not accept, in this pass
+
+
+class Status(NamedTuple):
+    """How far the delivery of one sweep has come; a copy for readers, never needed to go on."""
+
+    uri: str = ""
+    experiment_id: str | None = None
+    parent_run_id: str | None = None
+    undelivered_trials: int = 0
+    undelivered_epochs: int = 0
+    error: str | None = None
+    updated_ms: int = 0
+    trials: Mapping[int, TrialDelivery] = {}
+
+
+def default_tracking_uri(sweeps_dir: Path) -> str:
+    """MLFLOW_TRACKING_URI if it is set, else one SQLite file beside the sweeps."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{sweeps_dir.resolve()}/mlflow.db"
+
+
+def artifact_location(tracking_uri: str) -> str | None:
+    """The file URI for artifacts of a SQLite store, beside its file; None: the server decides."""
+    if not tracking_uri.startswith("sqlite:///"):
+        return None
+    return (sqlite_path(tracking_uri).parent / "mlartifacts").as_uri()
+
+
+def sqlite_path(tracking_uri: str) -> Path:
+    """The absolute path of the file behind a sqlite:/// URI."""
+    return Path(tracking_uri.removeprefix("sqlite:///")).resolve()
+
+
+def without_password(text: str) -> str:
+    """An address, or a text with addresses, without the user and password they may carry."""
+    return re.sub(r"://[^/\s]*@", "://", text)
+
+
+def undelivered(status: Status, trials: "Sequence[TrialRecord]") -> tuple[int, int]:
+    """Number of trials with something still to deliver, and of finished epochs among it."""
+    none = TrialDelivery("", 0, "")
+    pairs = [(status.trials.get(trial.number, none), trial) for trial in trials]
+    behind = [max(len(trial.reports) - held.epochs, 0) for held, trial in pairs]
+    late = [
+        missing > 0 or trial.state != held.state.replace("interrupted", "running")
+        for missing, (held, trial) in zip(behind, pairs, strict=True)
+    ]
+    return sum(late), sum(behind)
+
+
+def status_path(directory: Path) -> Path:
+    """The file that holds a sweep's delivery status."""
+    return directory / "tracking" / "status.json"
+
+
+def read_status(directory: Path) -> Status:
+    """The delivery status of the sweep in `directory`; an empty one if missing or unreadable."""
+    try:
+        return _parse_status(json.loads(status_path(directory).read_bytes()))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return Status()
+
+
+def write_status(directory: Path, status: Status) -> None:
+    """Replaces the status file of the sweep in `directory` atomically."""
+    path = status_path(directory)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trials = {str(number): held._asdict() for number, held in sorted(status.trials.items())}
+    text = json.dumps(status._asdict() | {"trials": trials}, indent=1)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".status-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _parse_status(document: Any) -> Status:
+    trials = {
+        int(number): TrialDelivery(str(held["run_id"]), int(held["epochs"]), str(held["state"]))
+        for number, held in document["trials"].items()
+    }
+    return Status(**(document | {"trials": trials}))

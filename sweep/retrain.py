@@ -1,0 +1,71 @@
+"""Training the one point of a concrete config in this process, without Ray: `sweep train`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from search_spaces import SweepConfig, is_concrete, sample_space
+from sweep.errors import CommandError
+from sweep.launch import load_data
+from trainers.devices import claim
+from trainers.schedules import learning_rate_curve
+
+
+class Retrained(NamedTuple):
+    """The end of a training run; `expected` is what a sweep had for `value`, where one is known."""
+
+    metric: str
+    value: float
+    expected: float | None
+    test_loss: float
+    test_accuracy: float
+    seconds: float
+
+
+def retrain(
+    config: SweepConfig, *, manual_dir: Path | None, on_epoch: Callable[[Any], None]
+) -> Retrained:
+    """Train and test. `on_epoch` gets each EpochReport. The test split is read here alone.
+
+    Equal to the trial to the last bit where the machine is of the same kind, for the run takes as
+    many threads as the trial had (`resources.cpus_per_trial`). Raises CommandError if the config
+    has a free parameter, and if the training diverges.
+    """
+    if not is_concrete(config):
+        raise CommandError(
+            f"train takes a config without free parameters, but {config.name} has some; "
+            "search them with `sweep launch`, then `sweep export` the best",
+            exit_code=2,
+        )
+    dataset = load_data(config, manual_dir)
+    gpus = config.resources.gpus_per_trial
+    claim(
+        num_cpus=int(config.resources.cpus_per_trial),
+        gpu_share=None if gpus == "auto" else float(gpus),
+    )
+    from trainers.optimizers import hyperparameters
+    from trainers.training import Settings, evaluate, fit, steps_per_epoch
+
+    settings = Settings(**config.training.model_dump())
+    space = sample_space(config, lambda name, _: None)
+    curve = learning_rate_curve(
+        space,
+        num_epochs=settings.num_epochs,
+        steps_per_epoch=steps_per_epoch(len(dataset.train_images), settings.batch_size),
+    )
+    run = fit(dataset, curve, hyperparameters(settings.optimizer, space), settings)
+    reports = []
+    while True:
+        try:
+            reports.append(next(run))
+        except StopIteration as end:
+            params = end.value.params
+            break
+        on_epoch(reports[-1])
+    if reports[-1].diverged:
+        raise CommandError(f"the loss stopped being finite in epoch {reports[-1].epoch}")
+    test = evaluate(params, dataset.test_images, dataset.test_labels, model=settings.model)
+    metric = config.search.metric
+    expected = (config.expected or {}).get("value")
+    seconds = sum(report.seconds for report in reports)
+    return Retrained(metric, getattr(reports[-1], metric), expected, *test, seconds)

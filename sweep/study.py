@@ -1,0 +1,399 @@
+"""The ledger: one sweep is one Optuna study in durable storage, with a metric file for each trial.
+
+Everything else (MLflow, the leaderboard, `best.yaml`) is derived from here and can be rebuilt. Only
+the driver writes; any other process may read at any time. A sweep's directory holds
+
+    sweep.json               format, name, where the study and the tracking server are
+    config.yaml              the frozen config
+    study.journal            the study, unless `sweep.json` names another storage
+    trials/0007/             metrics.jsonl: one line per epoch; checkpoint: the training state
+"""
+
+import hashlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from search_spaces import (
+    Choice,
+    Distribution,
+    IntUniform,
+    SweepConfig,
+    Uniform,
+    config_sha256,
+    config_to_yaml,
+    flat_parameters,
+    grid_points,
+    load_config,
+    point_to_parameters,
+    sample_space,
+)
+from sweep.errors import CommandError
+from trainers.schedules import learning_rate_curve
+
+_FORMAT = 1
+_STARTED = tuple(state for state in TrialState if state != TrialState.WAITING)
+_NO_SAMPLER = optuna.samplers.RandomSampler(0)  # for a study that is only read
+
+
+class TrialRecord(NamedTuple):
+    """One trial as the ledger knows it."""
+
+    number: int
+    state: str  # running | complete | pruned | diverged | failed
+    space: dict[str, Any]  # a concrete point of the search space
+    parameters: dict[str, Any]  # the same, flat, only the active family's
+    reports: tuple[dict[str, Any], ...]  # one per finished epoch; a number not finite is None
+    value: float | None  # the sweep's metric at the last epoch, if finite
+    curve_sha256: str
+    started_ms: int
+    ended_ms: int | None
+    message: str  # why it ended
+
+
+class SweepRecord(NamedTuple):
+    """One sweep as the ledger knows it."""
+
+    name: str
+    directory: Path
+    config: SweepConfig
+    state: str  # running | finished | failed | interrupted
+    steps_per_epoch: int
+    created_ms: int
+    tracking_uri: str
+    facts: dict[str, str]  # user, git commit, versions, digests
+
+
+class Ledger:
+    """One sweep's study and metric files, opened."""
+
+    def __init__(self, directory: Path, config: SweepConfig, header: dict, study: optuna.Study):
+        self.directory, self.config, self.study = directory, config, study
+        self._header = header
+        self._ended: dict[int, TrialRecord] = {}
+        self._live: dict[int, optuna.Trial] = {}  # opening one again would sample again
+
+    def sweep(self) -> SweepRecord:
+        """The sweep's own record."""
+        attrs = self.study.user_attrs
+        return SweepRecord(
+            name=self._header["name"],
+            directory=self.directory,
+            config=self.config,
+            state=attrs.get("state", "interrupted"),
+            steps_per_epoch=attrs["steps_per_epoch"],
+            created_ms=self._header["created_ms"],
+            tracking_uri=self._header["tracking_uri"],
+            facts=attrs["facts"],
+        )
+
+    def set_state(self, state: str) -> None:
+        """Record whether the sweep is running, finished, failed or interrupted."""
+        self.study.set_user_attr("state", state)
+
+    def trials(self) -> list[TrialRecord]:
+        """Every trial that was ever started, by number."""
+        records = []
+        for frozen in self.study.get_trials(deepcopy=False):
+            if not _proposed(frozen):
+                continue
+            if frozen.number not in self._ended:
+                record = self._record(frozen)
+                if record.state == "running":
+                    records.append(record)
+                    continue
+                self._ended[frozen.number] = record
+            records.append(self._ended[frozen.number])
+        return records
+
+    def _record(self, frozen: FrozenTrial) -> TrialRecord:
+        space = sample_space(self.config, lambda name, _: frozen.params[name])
+        reports = tuple(read_reports(self.metrics_path(frozen.number)))
+        outcome = frozen.user_attrs.get("outcome", {})
+        state = outcome.get("state", "failed") if frozen.state.is_finished() else "running"
+        return TrialRecord(
+            number=frozen.number,
+            state=state,
+            space=space,
+            parameters=flat_parameters(space),
+            reports=reports,
+            value=_value(reports[-1], self.config.search.metric) if reports else None,
+            curve_sha256=frozen.user_attrs.get("curve_sha256", ""),
+            started_ms=_milliseconds(frozen.datetime_start),
+            ended_ms=_milliseconds(frozen.datetime_complete)
+            if frozen.state.is_finished()
+            else None,
+            message=outcome.get("message", ""),
+        )
+
+    @property
+    def trials_directory(self) -> Path:
+        """Where the trials' own directories lie."""
+        return self.directory / "trials"
+
+    def trial_directory(self, number: int) -> Path:
+        """Where a trial's files lie."""
+        return self.trials_directory / f"{number:04d}"
+
+    def metrics_path(self, number: int) -> Path:
+        """A trial's epoch reports, one JSON object per line."""
+        return self.trial_directory(number) / "metrics.jsonl"
+
+    def asked(self) -> int:
+        """How many trials were ever started."""
+        return len(self.study.get_trials(deepcopy=False, states=_STARTED))
+
+    def target_reached(self) -> bool:
+        """Whether a complete trial is as good as the target asked for."""
+        search = self.config.search
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if search.target is None or not done:
+            return False
+        if search.goal == "maximize":
+            return max(t.value for t in done) >= search.target
+        return min(t.value for t in done) <= search.target
+
+    def interrupted(self) -> list[int]:
+        """The trials that were started and have no end."""
+        trials = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [trial.number for trial in trials]
+
+    def ask(self) -> int:
+        """Start the next trial: an enqueued point if one waits, else what the sampler proposes."""
+        trial = self.study.ask()
+        self._live[trial.number] = trial
+        self._propose(trial)
+        return trial.number
+
+    def reopen(self, number: int) -> int:
+        """Take up an interrupted trial, even one cut off while it was proposed or recorded.
+
+        Returns the number of epochs that are recorded.
+        """
+        frozen = self._frozen(number)
+        self._live[number] = optuna.trial.Trial(self.study, frozen._trial_id)
+        self._propose(self._live[number])
+        reports = list(read_reports(self.metrics_path(number)))
+        for report in reports[len(frozen.intermediate_values) :]:
+            self._report_value(number, report)
+        return len(reports)
+
+    def _propose(self, trial: optuna.Trial) -> None:
+        space = sample_space(self.config, lambda name, d: _suggest(trial, name, d))
+        try:
+            curve_sha256 = hashlib.sha256(self.curve(space)).hexdigest()
+        except ValueError as error:
+            self.trial_directory(trial.number).mkdir(parents=True, exist_ok=True)
+            self.end(trial.number, "failed", f"the schedule is not valid: {error}")
+            raise
+        trial.set_user_attr("curve_sha256", curve_sha256)
+        self.trial_directory(trial.number).mkdir(parents=True, exist_ok=True)
+
+    def curve(self, space: Mapping[str, Any]) -> np.ndarray:
+        """The learning-rate curve of a concrete point of the search space."""
+        return learning_rate_curve(
+            space,
+            num_epochs=self.config.training.num_epochs,
+            steps_per_epoch=self.study.user_attrs["steps_per_epoch"],
+        )
+
+    def space(self, number: int) -> dict[str, Any]:
+        """The concrete point that a trial trains."""
+        params = self._frozen(number).params
+        return sample_space(self.config, lambda name, _: params[name])
+
+    def record(self, number: int, report: Mapping[str, Any]) -> bool:
+        """Append an epoch's report, durably; False if that epoch was recorded before."""
+        if report["epoch"] <= len(self._frozen(number).intermediate_values):
+            return False
+        line = {k: _finite(v) for k, v in report.items()} | {"timestamp_ms": _now_ms()}
+        _append_line(self.metrics_path(number), json.dumps(line, allow_nan=False))
+        self._report_value(number, line)
+        return True
+
+    def _report_value(self, number: int, report: Mapping[str, Any]) -> None:
+        value = _value(report, self.config.search.metric)
+        if value is not None:
+            self._live[number].report(value, report["epoch"])
+
+    def end(self, number: int, state: str, message: str) -> None:
+        """Close a trial: complete, pruned, diverged or failed."""
+        trial = self._live.pop(number)
+        trial.set_user_attr("outcome", {"state": state, "message": message})
+        if state == "complete":
+            last = max(self._frozen(number).intermediate_values.items())
+            self.study.tell(trial, last[1])
+        else:
+            # Without a value: a stopped trial's last value would count as a full-length result.
+            told = TrialState.FAIL if state == "failed" else TrialState.PRUNED
+            self.study.tell(trial, state=told)
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
+
+
+def create_ledger(
+    directory: Path,
+    config: SweepConfig,
+    *,
+    storage: str | None,
+    tracking_uri: str,
+    steps_per_epoch: int,
+    facts: Mapping[str, str],
+) -> Ledger:
+    """A new sweep: its directory, frozen config and study, with known points enqueued."""
+    directory.mkdir(parents=True)
+    header = {
+        "format": _FORMAT,
+        "name": directory.name,
+        "storage": storage,
+        "tracking_uri": tracking_uri,
+        "created_ms": _now_ms(),
+        "config_sha256": config_sha256(config),
+    }
+    write_text(directory / "config.yaml", config_to_yaml(config))
+    goal = config.search.goal
+    study = optuna.create_study(
+        storage=_storage(directory, storage), study_name=directory.name, direction=goal
+    )
+    study.set_user_attr("steps_per_epoch", steps_per_epoch)
+    study.set_user_attr("facts", dict(facts))
+    known = [point_to_parameters(config, point) for point in config.enqueue]
+    known += grid_points(config) if config.search.algorithm == "grid" else []
+    for parameters in known:
+        study.enqueue_trial(parameters, skip_if_exists=True)
+    write_text(directory / "sweep.json", json.dumps(header, indent=2) + "\n")
+    return open_ledger(directory, proposing=True)
+
+
+def open_ledger(directory: Path, *, proposing: bool = False) -> Ledger:
+    """An existing sweep, to be read, or with `proposing` to be gone on with.
+
+    Raises CommandError for a directory that is not a sweep or whose config was changed.
+    """
+    path = directory / "sweep.json"
+    if not path.exists():
+        raise CommandError(f"{directory} is not a sweep: it holds no sweep.json")
+    header = json.loads(path.read_text())
+    if header["format"] != _FORMAT:
+        raise CommandError(f"{path} must have format {_FORMAT}, but it has {header['format']}")
+    config = load_config(directory / "config.yaml")
+    if config_sha256(config) != header["config_sha256"]:
+        raise CommandError(
+            f"{directory / 'config.yaml'} is not what this sweep was launched with; "
+            "restore it, or launch the changed config under a new name"
+        )
+    study = optuna.load_study(
+        storage=_storage(directory, header["storage"]),
+        study_name=header["name"],
+        sampler=_NO_SAMPLER,
+    )
+    if proposing:
+        # Each launch has a stream of its own, so that a resumed sweep does not repeat proposals.
+        started = len(study.get_trials(deepcopy=False, states=_STARTED))
+        study.sampler = _sampler(config, config.search.seed + started)
+    return Ledger(directory, config, header, study)
+
+
+def read_sweep(directory: Path) -> tuple[SweepRecord, list[TrialRecord]]:
+    """A sweep and its trials as they stand now."""
+    ledger = open_ledger(directory)
+    return ledger.sweep(), ledger.trials()
+
+
+def read_reports(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a metric file; a last line that was cut off is not one."""
+    if not path.exists():
+        return
+    *lines, _ = path.read_bytes().split(b"\n")
+    for line in lines:
+        yield json.loads(line)
+
+
+def _append_line(path: Path, line: str) -> None:
+    with path.open("ab+") as file:
+        _drop_partial_line(file)
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _drop_partial_line(file: Any) -> None:
+    file.seek(0)
+    content = file.read()
+    if content and not content.endswith(b"\n"):
+        file.truncate(content.rfind(b"\n") + 1)
+
+
+def _storage(directory: Path, url: str | None) -> Any:
+    if url is None:
+        return JournalStorage(JournalFileBackend(str(directory / "study.journal")))
+    return url
+
+
+def _sampler(config: SweepConfig, seed: int) -> optuna.samplers.BaseSampler:
+    if config.search.algorithm == "tpe":
+        with warnings.catch_warnings():
+            # Modelling a family's parameters together, family by family, is marked experimental.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(
+                multivariate=True, group=True, constant_liar=True, seed=seed
+            )
+    if config.search.algorithm == "cmaes":
+        return optuna.samplers.CmaEsSampler(seed=seed)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Any:
+    match distribution:
+        case Uniform(low, high, log):
+            return trial.suggest_float(name, low, high, log=log)
+        case IntUniform(low, high):
+            return trial.suggest_int(name, low, high)
+        case Choice(options):
+            return trial.suggest_categorical(name, options)
+
+
+def _proposed(frozen: FrozenTrial) -> bool:
+    """Whether all of a trial's parameters are chosen: not yet for one cut off while being asked."""
+    if frozen.state == TrialState.WAITING:
+        return False
+    return frozen.state.is_finished() or "curve_sha256" in frozen.user_attrs
+
+
+def _value(report: Mapping[str, Any], metric: str) -> float | None:
+    """The metric of an epoch; None once the loss is not finite, whatever the metric then reads."""
+    return None if report["diverged"] else report[metric]
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _milliseconds(moment: datetime | None) -> int:
+    return 0 if moment is None else round(moment.timestamp() * 1000)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file so that it is whole after a crash at any instant."""
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,281 @@
+"""The MLflow projection of a sweep, and the process that keeps it up to date (the shipper).
+
+    python -m sweep.tracking DIRECTORY [--once]
+
+A sweep's directory and ledger are the truth, its MLflow runs a projection that can be rebuilt at
+any time: runs are found by tag, and a point sent again is the same point. How far the delivery has
+come is read back from the runs themselves, so nothing kept here can disagree with the server.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweep import delivery, projection, shipping
+from sweep.curves import draw_curve
+from sweep.delivery import Destination, Parent, TrialDelivery
+from sweep.projection import RUN_STATUS, Point
+from sweep.results import best_config_yaml, best_trial, trial_name
+from sweep.study import SweepRecord, TrialRecord
+
+if TYPE_CHECKING:  # MLflow reads its environment when it is imported, so connect() does it
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+LEADERBOARD_S = 10.0  # between two uploads of the leaderboard
+
+
+def connect(sweep: SweepRecord) -> Destination:
+    """The sweep's place on its tracking server; experiment and parent run are made if missing."""
+    for name, value in delivery.MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    uri = sweep.tracking_uri
+    client = MlflowClient(tracking_uri=uri)
+    with contextlib.ExitStack() as stack:
+        if uri.startswith("sqlite:///"):  # its first opening creates the tables: one at a time
+            database = delivery.sqlite_path(uri)
+            stack.enter_context(shipping.locked(database.with_name(database.name + ".lock")))
+        experiment_id = open_experiment(client, sweep)
+    runs = find_runs(client, experiment_id, sweep.facts["sweep_id"])
+    parent = runs.pop(None, None) or create_parent(client, experiment_id, sweep)
+    held = Parent(parent.info.run_id, parent.info.status, parent.data.tags, parent.data.params)
+    trials = {number: held_of(run) for number, run in runs.items() if number is not None}
+    return Destination(client, experiment_id, held, trials)
+
+
+def open_experiment(client: "MlflowClient", sweep: SweepRecord) -> str:
+    """The id of the sweep's experiment, created if it does not exist."""
+    from mlflow.exceptions import MlflowException
+
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or sweep.config.tracking.experiment
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name, delivery.artifact_location(sweep.tracking_uri))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # somebody else was faster
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise ValueError(
+            f"the MLflow experiment must not be deleted, but {name!r} is; restore it with "
+            f"`mlflow experiments restore --experiment-id {found.experiment_id}` "
+            "or set MLFLOW_EXPERIMENT_NAME to another"
+        )
+    return found.experiment_id
+
+
+def find_runs(client: "MlflowClient", experiment_id: str, sweep_id: str) -> dict[int | None, "Run"]:
+    """The sweep's runs by trial number, its parent run under None; duplicates are deleted.
+
+    A request to create a run may be served twice. The oldest run stays; of runs equally old (a
+    start is part of the record) the one that holds most.
+    """
+    found: list[Run] = []
+    token = None
+    while True:
+        query = f"tags.`sweep.id` = '{sweep_id}'"
+        page = client.search_runs([experiment_id], query, max_results=200, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            break
+    found.sort(key=lambda run: (run.info.start_time, -_amount(run), run.info.run_id))
+    kept: dict[int | None, Run] = {}
+    for run in found:
+        number = run.data.tags.get("sweep.trial")
+        if kept.setdefault(None if number is None else int(number), run) is not run:
+            client.delete_run(run.info.run_id)
+    return kept
+
+
+def _amount(run: "Run") -> float:
+    epochs = run.data.metrics.get("epoch", 0)
+    return epochs + len(run.data.metrics) + len(run.data.params) + len(run.data.tags)
+
+
+def held_of(run: "Run") -> TrialDelivery:
+    """What a trial's run holds; without a state if it was not delivered to the end."""
+    state = run.data.tags.get("state", "")
+    settled = RUN_STATUS.get(state) == run.info.status
+    epochs = int(run.data.metrics.get("epoch", 0))
+    return TrialDelivery(run.info.run_id, epochs, state if settled else "")
+
+
+def create_parent(client: "MlflowClient", experiment_id: str, sweep: SweepRecord) -> "Run":
+    """The sweep's new parent run, with its dataset."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    tags = projection.parent_tags(sweep, [])
+    run = client.create_run(experiment_id, sweep.created_ms, tags, run_name=sweep.name)
+    if digest := sweep.facts.get("dataset_digest"):
+        name = sweep.config.data.dataset
+        dataset = Dataset(name, digest[:36], source_type="local", source=name)
+        used = DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+        client.log_inputs(run.info.run_id, [used])
+    return run
+
+
+def deliver(
+    destination: Destination, sweep: SweepRecord, trials: list[TrialRecord]
+) -> Iterator[Destination]:
+    """Sends what the server does not hold yet; yields the destination after every trial sent.
+
+    What the server refuses is noted and passed over; any other trouble is raised.
+    """
+    from mlflow.exceptions import MlflowException
+
+    destination = destination._replace(refusals=())
+    for trial in trials:
+        held = destination.trials.get(trial.number)
+        if held is not None and is_current(held, sweep, trial):
+            continue
+        try:
+            sent = deliver_trial(destination, held, sweep, trial)
+        except MlflowException as error:
+            if not 400 <= error.get_http_status_code() < 429:
+                raise
+            refusal = f"trial {trial.number}: {shipping.one_line(error)}"
+            destination = destination._replace(refusals=(*destination.refusals, refusal))
+        else:
+            destination = destination._replace(trials={**destination.trials, trial.number: sent})
+        yield destination
+    parent = deliver_parent(destination.client, destination.parent, sweep, trials)
+    yield destination._replace(parent=parent)
+
+
+def is_current(held: TrialDelivery, sweep: SweepRecord, trial: TrialRecord) -> bool:
+    """Whether nothing of a trial is left to send."""
+    state = projection.shown_state(sweep, trial)
+    return held.epochs >= len(trial.reports) and held.state == state
+
+
+def deliver_trial(
+    destination: Destination, held: TrialDelivery | None, sweep: SweepRecord, trial: TrialRecord
+) -> TrialDelivery:
+    """Sends what a trial's run lacks; its status comes last and vouches for the rest."""
+    client, parent_id = destination.client, destination.parent.run_id
+    state = projection.shown_state(sweep, trial)
+    if held is None:
+        tags = projection.fixed_trial_tags(sweep, trial, parent_id)
+        name, experiment_id = trial_name(trial), destination.experiment_id
+        run = client.create_run(experiment_id, trial.started_ms, tags, run_name=name)
+        held = TrialDelivery(run.info.run_id, 0, "running")
+    elif state == "running" and held.state != "running":
+        client.update_run(held.run_id, status="RUNNING")
+    curve = projection.applied_curve(sweep, trial)
+    after = held.epochs if held.state else 0
+    rates = projection.learning_rate_points(sweep, trial, curve, after_epoch=after)
+    points = [*rates, *projection.epoch_points(sweep, trial, after_epoch=after)]
+    news = state != held.state or after == 0 or curve.mismatch is not None
+    log(
+        client,
+        held.run_id,
+        points,
+        projection.parameters(trial.parameters) if news else {},
+        projection.trial_tags(sweep, trial, curve) if news else {},
+    )
+    if state != "running":
+        if files := trial_files(sweep, trial, curve):
+            upload(client, held.run_id, files)
+        client.set_terminated(held.run_id, RUN_STATUS[state], projection.end_ms(trial))
+    return TrialDelivery(held.run_id, len(trial.reports), state)
+
+
+def trial_files(
+    sweep: SweepRecord, trial: TrialRecord, curve: projection.AppliedCurve
+) -> dict[str, bytes]:
+    """The artifacts of a trial that has ended."""
+    files = {}
+    if trial.state != "running" and curve.values is not None and curve.mismatch is None:
+        steps = curve.verified_epochs * sweep.steps_per_epoch
+        title = trial_name(trial)
+        files["learning_rate.png"] = draw_curve(curve.values, steps_run=steps, title=title)
+    if trial.state == "failed":
+        files["error.txt"] = trial.message.encode()
+    return files
+
+
+def deliver_parent(
+    client: "MlflowClient", held: Parent, sweep: SweepRecord, trials: list[TrialRecord]
+) -> Parent:
+    """Sends what the parent run lacks."""
+    points = projection.best_points(sweep.config, trials)
+    wanted = projection.parent_tags(sweep, trials)
+    tags = {key: value for key, value in wanted.items() if held.tags.get(key) != value}
+    fixed = projection.sweep_parameters(sweep.config)
+    missing = {key: value for key, value in fixed.items() if key not in held.parameters}
+    log(client, held.run_id, points[held.points :], missing, tags)
+    held = held._replace(points=len(points), tags=wanted, parameters=fixed)
+    held = deliver_leaderboard(client, held, sweep, trials)
+    status = RUN_STATUS[sweep.state]
+    if status == held.status:
+        return held
+    if status == "RUNNING":
+        client.update_run(held.run_id, status=status)
+    else:
+        ended = max([sweep.created_ms, *map(projection.end_ms, trials)])
+        client.set_terminated(held.run_id, status, ended)
+    return held._replace(status=status)
+
+
+def deliver_leaderboard(
+    client: "MlflowClient", held: Parent, sweep: SweepRecord, trials: list[TrialRecord]
+) -> Parent:
+    """Uploads config, leaderboard and best config: when the best changes, and at the end."""
+    best = best_trial(sweep.config, trials)
+    number = None if best is None else best.number
+    rested = time.monotonic() - held.uploaded_s >= LEADERBOARD_S
+    due = not held.board or (number != held.best and rested) or sweep.state != "running"
+    board = projection.leaderboard_table(sweep, trials) if due else held.board
+    if board == held.board:
+        return held
+    files = {
+        "config.yaml": (sweep.directory / "config.yaml").read_bytes(),
+        "leaderboard.json": board.encode(),
+    }
+    if best is not None:
+        files["best.yaml"] = best_config_yaml(sweep, best).encode()
+    upload(client, held.run_id, files)
+    return held._replace(board=board, best=number, uploaded_s=time.monotonic())
+
+
+def log(
+    client: "MlflowClient",
+    run_id: str,
+    points: Sequence[Point],
+    parameters: Mapping[str, str],
+    tags: Mapping[str, str],
+) -> None:
+    """Sends points, parameters and tags in as few requests as MLflow's limits allow."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    if not (points or parameters or tags):
+        return
+    client.log_batch(
+        run_id,
+        [Metric(point.key, point.value, point.timestamp_ms, point.step) for point in points],
+        [Param(key, value) for key, value in parameters.items()],
+        [RunTag(key, value) for key, value in tags.items()],
+    )
+
+
+def upload(client: "MlflowClient", run_id: str, files: Mapping[str, bytes]) -> None:
+    """Stores files as artifacts of a run."""
+    with tempfile.TemporaryDirectory(prefix="sweep-artifacts-") as folder:
+        for name, content in files.items():
+            Path(folder, name).write_bytes(content)
+        client.log_artifacts(run_id, folder)
+
+
+if __name__ == "__main__":
+    sys.exit(shipping.main(connect, deliver))

@@ -1,0 +1,68 @@
+"""What runs on a worker: one Ray actor trains one trial after another. The main path is here."""
+
+import os
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from trainers.devices import claim, count_programs, describe
+from trainers.schedules import learning_rate_curve
+
+# trainers.training imports jax, which reads its environment once: so only after claim().
+
+
+class TrialActor(tune.Trainable):
+    """A Ray Tune trainable that keeps its data and its compiled program from trial to trial."""
+
+    def setup(
+        self, config: dict, *, dataset: Any, settings: dict, steps_per_epoch: int, trials: str
+    ) -> None:
+        """Once per worker process: claim the device and put the data on it."""
+        resources = self.trial_resources.required_resources
+        claim(num_cpus=int(resources.get("CPU", 1)), gpu_share=resources.get("GPU", 0))
+        from trainers.training import Settings, on_device
+
+        self.dataset, self.settings = on_device(dataset), Settings(**settings)
+        self.steps_per_epoch, self.trials = steps_per_epoch, Path(trials)
+        self.programs = count_programs("train_epoch")
+        self.worker = describe() | {
+            "node": ray.util.get_node_ip_address(),
+            "pid": os.getpid(),
+            "num_cpus": resources.get("CPU", 1),
+        }
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict) -> bool:
+        """Once per trial: `new_config` is {number, space, skip_epochs}; nothing runs yet."""
+        self.reports = self.train_trial(**new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Once per epoch: train it and report. An exception in the training is a result as well."""
+        try:
+            report = next(self.reports)
+        except Exception:
+            return {"failure": traceback.format_exc()}
+        worker = self.worker | dict(self.programs)
+        return {"reports": [report._asdict() | {"diverged": report.diverged, "worker": worker}]}
+
+    def train_trial(self, number: int, space: dict, skip_epochs: int) -> Iterator[Any]:
+        """One trial, epoch by epoch: parameters -> learning-rate curve -> training run."""
+        from trainers.optimizers import hyperparameters
+        from trainers.training import fit
+
+        curve = learning_rate_curve(
+            space, num_epochs=self.settings.num_epochs, steps_per_epoch=self.steps_per_epoch
+        )
+        yield from fit(
+            self.dataset,
+            curve,
+            hyperparameters(self.settings.optimizer, space),
+            self.settings,
+            checkpoint_path=self.trials / f"{number:04d}" / "checkpoint",
+            skip_epochs=skip_epochs,
+        )

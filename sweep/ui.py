@@ -1,0 +1,61 @@
+"""The MLflow UI over a sweep's store, for this machine alone."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from sweep.delivery import MLFLOW_ENVIRONMENT, default_tracking_uri, read_status, without_password
+from sweep.errors import CommandError
+
+
+def serve(sweeps_dir: Path, directory: Path | None, port: int) -> None:
+    """Run an MLflow server on loopback until Ctrl-C, or name the server that is there already."""
+    uri = default_tracking_uri(sweeps_dir) if directory is None else read_status(directory).uri
+    uri = uri or default_tracking_uri(sweeps_dir)
+    if not uri.startswith("sqlite:"):
+        print(f"this store has a server of its own: {without_password(uri)}{_page(directory)}")
+        return
+    port = _free_port(port)
+    print(f"MLflow UI: http://127.0.0.1:{port}{_page(directory)}  (Ctrl-C ends it)", flush=True)
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri),
+            *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        ],
+        env=os.environ | MLFLOW_ENVIRONMENT | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        code = server.wait()
+        raise CommandError(f"the MLflow server ended with exit code {code}", exit_code=5)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _page(directory: Path | None) -> str:
+    """The path of a sweep's page: its parent run, once the server has one."""
+    if directory is None:
+        return ""
+    status = read_status(directory)
+    if status.experiment_id is None:
+        return ""
+    return f"/#/experiments/{status.experiment_id}/runs/{status.parent_run_id}"
+
+
+def _free_port(port: int) -> int:
+    """`port` if nobody listens there, else one that the system picks."""
+    for candidate in (port, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", candidate))
+            except OSError:
+                continue
+            return probe.getsockname()[1]
+    raise CommandError("no free port on 127.0.0.1", exit_code=5)

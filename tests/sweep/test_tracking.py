@@ -1,0 +1,816 @@
+"""The MLflow projection, against a real tracking server and against a SQLite file."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from search_spaces import config_to_yaml, parse_config
+from sweep import delivery
+from sweep.curves import draw_curve, find_knots, thin_curve
+from sweep.delivery import Status, TrialDelivery
+from sweep.projection import applied_curve, best_points, learning_rate_points
+from sweep.shipping import locked
+from sweep.study import SweepRecord, TrialRecord, create_ledger, open_ledger
+from sweep.tracking import connect, deliver
+from trainers.schedules import learning_rate_curve
+
+# MLflow itself uses a SQLAlchemy option that is to go.
+pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+
+STEPS, EPOCHS = 50, 4
+CONFIG = """
+version: 1
+name: tracked
+description: Which rate?
+data: {dataset: digits, validation_examples: 100}
+training: {model: cnn, optimizer: sgd, num_epochs: 4, batch_size: 64}
+space:
+  schedule:
+    constant: {peak_lr: {log_uniform: [1e-3, 1]}}
+    cosine_decay: {peak_lr: {log_uniform: [1e-3, 1]}}
+  momentum: {uniform: [0, 0.9]}
+search: {algorithm: random, num_trials: 4}
+"""
+FACTS = {
+    "user": "ada",
+    "git_commit": "0123456789abcdef",
+    "dataset_digest": "d" * 64,
+    "config_sha256": "c" * 64,
+    "jax_version": "0.10.2",
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("server")
+    with serving(folder, free_port()) as uri:
+        yield uri
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('database')}/mlflow.db"
+
+
+@pytest.fixture(params=["server", "database"])
+def uri(request: pytest.FixtureRequest) -> str:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in delivery.MLFLOW_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving(folder: Path, port: int) -> Iterator[str]:
+    """A tracking server on loopback, answering; it ends with the block."""
+    uri = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with open(folder / "log", "ab") as log:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | settings,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            start_new_session=True,
+        )
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=5):
+                break
+            assert process.poll() is None, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield uri
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+
+
+def sweep_record(folder: Path, uri: str, **changes: Any) -> SweepRecord:
+    config = parse_config(CONFIG)
+    (folder / "config.yaml").write_text(config_to_yaml(config))
+    facts = FACTS | {"sweep_id": uuid.uuid4().hex}
+    record = SweepRecord("tracked-1", folder, config, "running", STEPS, 1_000_000, uri, facts)
+    return record._replace(**changes)
+
+
+def space_of(peak_lr: float, family: str = "cosine_decay") -> dict[str, Any]:
+    return {"schedule": {family: {"peak_lr": peak_lr}}, "momentum": 0.1 + 0.2}
+
+
+def curve_of(space: dict[str, Any], steps: int = STEPS) -> np.ndarray:
+    return learning_rate_curve(space, num_epochs=EPOCHS, steps_per_epoch=steps)
+
+
+def report_of(curve: np.ndarray, epoch: int, **changes: Any) -> dict[str, Any]:
+    steps = len(curve) // EPOCHS
+    row = curve[(epoch - 1) * steps : epoch * steps]
+    losses = {"train_loss": 1 / (2 + epoch), "val_loss": 1 / 3 / epoch, "val_accuracy": epoch / 7}
+    return {
+        "epoch": epoch,
+        **losses,
+        "learning_rate_sha256": hashlib.sha256(row.tobytes()).hexdigest(),
+        "diverged": False,
+        "seconds": 0.5,
+        "timestamp_ms": 2_000_000 + 1000 * epoch,
+        "worker": {"host": "node-1", "device": "cpu:0"},
+    } | changes
+
+
+def trial_record(
+    number: int,
+    state: str,
+    epochs: int = EPOCHS,
+    peak_lr: float = 0.3,
+    steps: int = STEPS,
+    **changes: Any,
+) -> TrialRecord:
+    space = space_of(peak_lr)
+    curve = curve_of(space, steps)
+    reports = tuple(report_of(curve, epoch) for epoch in range(1, epochs + 1))
+    record = TrialRecord(
+        number=number,
+        state=state,
+        space=space,
+        parameters={"schedule": "cosine_decay", "peak_lr": peak_lr, "momentum": 0.1 + 0.2},
+        reports=reports,
+        value=reports[-1]["val_accuracy"] if reports else None,
+        curve_sha256=hashlib.sha256(curve.tobytes()).hexdigest(),
+        started_ms=2_000_000 + number,
+        ended_ms=None if state == "running" else 2_100_000 + number,
+        message="",
+    )
+    return record._replace(**changes)
+
+
+def project(sweep: SweepRecord, trials: list[TrialRecord]) -> tuple[str, ...]:
+    """One whole delivery from nothing but the records; returns what was refused."""
+    *_, destination = deliver(connect(sweep), sweep, trials)
+    return destination.refusals
+
+
+def runs_of(sweep: SweepRecord) -> dict[int | None, Run]:
+    client = MlflowClient(sweep.tracking_uri)
+    experiment = client.get_experiment_by_name(sweep.config.tracking.experiment)
+    assert experiment is not None
+    query = f"tags.`sweep.id` = '{sweep.facts['sweep_id']}'"
+    runs = client.search_runs([experiment.experiment_id], query)
+    by_number: dict[int | None, Run] = {}
+    for run in runs:
+        number = run.data.tags.get("sweep.trial")
+        key = None if number is None else int(number)
+        assert key not in by_number, "two runs for one trial"
+        by_number[key] = run
+    return by_number
+
+
+def history(sweep: SweepRecord, run: Run, key: str) -> list[tuple[int, float, int]]:
+    points = MlflowClient(sweep.tracking_uri).get_metric_history(run.info.run_id, key)
+    return sorted((point.step, point.value, point.timestamp) for point in points)
+
+
+class Shown(NamedTuple):
+    name: str
+    status: str
+    times: tuple[int, int | None]
+    parameters: dict[str, str]
+    tags: dict[str, str]
+    points: dict[str, list[tuple[int, float, int]]]
+    artifacts: list[str]
+
+
+def picture(sweep: SweepRecord) -> dict[int | None, Shown]:
+    """All that the server holds of a sweep, but for the ids of its runs."""
+    return {
+        number: Shown(
+            run.info.run_name,
+            run.info.status,
+            (run.info.start_time, run.info.end_time),
+            run.data.params,
+            {key: v for key, v in run.data.tags.items() if key != "mlflow.parentRunId"},
+            {key: history(sweep, run, key) for key in run.data.metrics},
+            sorted(artifacts(sweep, run)),
+        )
+        for number, run in runs_of(sweep).items()
+    }
+
+
+def artifacts(sweep: SweepRecord, run: Run) -> list[str]:
+    return [file.path for file in MlflowClient(sweep.tracking_uri).list_artifacts(run.info.run_id)]
+
+
+def artifact(sweep: SweepRecord, run: Run, name: str, folder: Path) -> bytes:
+    client = MlflowClient(sweep.tracking_uri)
+    return Path(client.download_artifacts(run.info.run_id, name, str(folder))).read_bytes()
+
+
+# The runs of a sweep.
+
+OUTCOMES = [
+    ("running", 2, "RUNNING", {"state": "running"}),
+    ("complete", 4, "FINISHED", {"state": "complete"}),
+    ("pruned", 2, "FINISHED", {"state": "pruned", "stopped_epoch": "2"}),
+    ("diverged", 3, "FINISHED", {"state": "diverged", "diverged_epoch": "3"}),
+    ("failed", 1, "FAILED", {"state": "failed", "message": "ValueError: no"}),
+]
+
+
+def all_outcomes() -> list[TrialRecord]:
+    trials = [trial_record(n, state, epochs) for n, (state, epochs, _, _) in enumerate(OUTCOMES)]
+    diverged = trials[3].reports[2] | {"train_loss": None, "val_loss": None, "diverged": True}
+    trials[3] = trials[3]._replace(reports=(*trials[3].reports[:2], diverged))
+    trials[4] = trials[4]._replace(message="Traceback:\n  line 1\nValueError: no\n")
+    return trials
+
+
+def test_every_outcome_has_its_status_and_tags(uri: str, tmp_path: Path) -> None:
+    sweep = sweep_record(tmp_path, uri)
+    trials = all_outcomes()
+    assert project(sweep, trials) == ()
+    runs = runs_of(sweep)
+    parent = runs[None]
+    for trial, (_, _, status, tags) in zip(trials, OUTCOMES, strict=True):
+        run = runs[trial.number]
+        assert run.info.status == status
+        assert run.info.run_name == f"000{trial.number}-cosine_decay-peak3.0e-1"
+        assert tags.items() <= run.data.tags.items()
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["mlflow.source.git.commit"] == FACTS["git_commit"]
+        assert run.data.tags["mlflow.user"] == "ada"
+        assert run.data.tags["worker.host"] == "node-1"
+        assert run.data.params == {
+            "schedule": "cosine_decay",
+            "peak_lr": "0.3",
+            "momentum": "0.30000000000000004",
+        }
+        assert (run.info.start_time, run.info.end_time) == (trial.started_ms, trial.ended_ms)
+        ended = trial.state != "running"
+        assert ("learning_rate.png" in artifacts(sweep, run)) == ended
+    assert artifact(sweep, runs[4], "error.txt", tmp_path) == trials[4].message.encode()
+
+
+def test_metrics_are_the_records_bit_for_bit(uri: str, tmp_path: Path) -> None:
+    sweep = sweep_record(tmp_path, uri)
+    trials = all_outcomes()
+    project(sweep, trials)
+    runs = runs_of(sweep)
+    for trial in trials:
+        run, done = runs[trial.number], len(trial.reports) * STEPS
+        expected = [
+            (step, float(rate), trial.reports[step // STEPS]["timestamp_ms"])
+            for step, rate in enumerate(curve_of(trial.space)[:done].tolist())
+        ]
+        assert history(sweep, run, "learning_rate") == expected
+        for key in ("train_loss", "val_loss", "val_accuracy", "epoch"):
+            assert history(sweep, run, key) == [
+                (r["epoch"] * STEPS, r[key], r["timestamp_ms"])
+                for r in trial.reports
+                if r[key] is not None
+            ]
+
+
+def test_the_parent_run_tells_the_sweep(uri: str, tmp_path: Path) -> None:
+    sweep = sweep_record(tmp_path, uri, state="finished")
+    trials = [
+        trial_record(0, "complete", value=0.5),
+        trial_record(1, "pruned", 2, value=0.99),
+        trial_record(2, "complete", peak_lr=0.1, value=0.75),
+        trial_record(3, "complete", value=0.6),
+    ]
+    project(sweep, trials)
+    parent = runs_of(sweep)[None]
+    assert parent.info.status == "FINISHED"
+    assert parent.info.run_name == "tracked-1"
+    assert [point[:2] for point in history(sweep, parent, "best_val_accuracy")] == [
+        (1, 0.5),
+        (2, 0.5),
+        (3, 0.75),
+        (4, 0.75),
+    ]
+    note = parent.data.tags["mlflow.note.content"]
+    for part in ("Which rate?", "3 complete, 1 pruned", "0002-cosine_decay-peak1.0e-1", "0.75"):
+        assert part in note
+    assert parent.data.tags["sweep.jax_version"] == "0.10.2"
+    assert parent.data.params["training.batch_size"] == "64"
+    assert parent.inputs is not None
+    [used] = parent.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("digits", "d" * 36)
+    config = artifact(sweep, parent, "config.yaml", tmp_path)
+    assert parse_config(config.decode()) == sweep.config
+    assert b"peak_lr: 0.1" in artifact(sweep, parent, "best.yaml", tmp_path)
+    table = json.loads(artifact(sweep, parent, "leaderboard.json", tmp_path))
+    assert table["columns"][:3] == ["rank", "trial", "run name"]
+    assert [row[:2] for row in table["data"]] == [[1, 2], [2, 3], [3, 0], [None, 1]]
+    [listed] = json.loads(parent.data.tags["mlflow.loggedArtifacts"])
+    assert listed == {"path": "leaderboard.json", "type": "table"}
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "child"),
+    [
+        ("running", "RUNNING", "RUNNING"),
+        ("interrupted", "KILLED", "KILLED"),
+        ("failed", "FAILED", "KILLED"),
+    ],
+)
+def test_a_sweep_that_ends_leaves_no_run_running(
+    database: str, tmp_path: Path, state: str, status: str, child: str
+) -> None:
+    sweep = sweep_record(tmp_path, database, state=state)
+    trial = trial_record(0, "running", 2)
+    project(sweep, [trial])
+    runs = runs_of(sweep)
+    assert (runs[None].info.status, runs[0].info.status) == (status, child)
+    resumed = sweep._replace(state="running")
+    project(resumed, [trial])
+    runs = runs_of(sweep)
+    assert (runs[None].info.status, runs[0].info.status) == ("RUNNING", "RUNNING")
+    assert runs[0].data.tags["state"] == "running"
+
+
+# Again, and after faults: the same server state.
+
+
+def test_projecting_again_changes_nothing(uri: str, tmp_path: Path) -> None:
+    sweep = sweep_record(tmp_path, uri)
+    trials = all_outcomes()
+    project(sweep, trials)
+    once = picture(sweep)
+    project(sweep, trials)
+    assert picture(sweep) == once
+
+
+def test_epoch_by_epoch_gives_what_one_delivery_gives(database: str, tmp_path: Path) -> None:
+    trials = all_outcomes()
+    sweep = sweep_record(tmp_path, database)
+    whole = sweep._replace(facts=sweep.facts | {"sweep_id": uuid.uuid4().hex})
+    project(whole._replace(state="finished"), trials)
+    destination = connect(sweep)
+    for epochs in range(EPOCHS):
+        partial = [
+            trial._replace(state="running", ended_ms=None, reports=trial.reports[:epochs])
+            for trial in trials
+        ]
+        *_, destination = deliver(destination, sweep, partial)
+    list(deliver(destination, sweep._replace(state="finished"), trials))
+    step_by_step, at_once = picture(sweep), picture(whole)
+    for run in (*step_by_step.values(), *at_once.values()):
+        del run.tags["sweep.id"]
+    assert step_by_step == at_once
+
+
+class CountingClient:
+    """A client that notes the names of the methods called on it."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self.client = client
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        self.calls.append(name)
+        return getattr(self.client, name)
+
+
+def test_what_is_delivered_is_not_sent_again(database: str, tmp_path: Path) -> None:
+    sweep = sweep_record(tmp_path, database)
+    destination = connect(sweep)
+    counting: Any = CountingClient(destination.client)
+    destination = destination._replace(client=counting)
+    *_, destination = deliver(destination, sweep, [trial_record(0, "running", 0)])
+    counting.calls.clear()
+    trials = [trial_record(0, "complete"), trial_record(1, "complete")]
+    *_, destination = deliver(destination, sweep, trials)
+    calls = ["log_batch", "log_artifacts", "set_terminated"]
+    parent = ["log_batch"]
+    assert counting.calls == [*calls, "create_run", *calls, *parent]
+    counting.calls.clear()
+    list(deliver(destination, sweep, trials))
+    assert counting.calls == []
+
+
+def test_duplicate_runs_are_reconciled(uri: str, tmp_path: Path) -> None:
+    sweep = sweep_record(tmp_path, uri)
+    trials = all_outcomes()
+    project(sweep, trials)
+    once, runs = picture(sweep), runs_of(sweep)
+    client = MlflowClient(uri)
+    for number, run in runs.items():
+        for later in (0, 1):
+            tags = {"sweep.id": sweep.facts["sweep_id"], "sweep.kind": run.data.tags["sweep.kind"]}
+            tags |= {} if number is None else {"sweep.trial": str(number)}
+            client.create_run(run.info.experiment_id, run.info.start_time + later, tags)
+    project(sweep, trials)
+    assert picture(sweep) == once
+    assert {run.info.run_id for run in runs_of(sweep).values()} == {
+        run.info.run_id for run in runs.values()
+    }
+
+
+def test_a_run_cut_off_before_its_end_is_delivered_again(database: str, tmp_path: Path) -> None:
+    sweep = sweep_record(tmp_path, database)
+    trials = all_outcomes()
+    project(sweep, trials)
+    once, client = picture(sweep), MlflowClient(database)
+    for run in runs_of(sweep).values():
+        client.update_run(run.info.run_id, status="RUNNING")
+    project(sweep, trials)
+    assert picture(sweep) == once
+
+
+def test_a_run_deleted_by_hand_comes_back(database: str, tmp_path: Path) -> None:
+    sweep = sweep_record(tmp_path, database)
+    trials = [trial_record(0, "running", 2)]
+    *_, destination = deliver(connect(sweep), sweep, trials)
+    MlflowClient(database).delete_run(destination.trials[0].run_id)
+    trials = [trial_record(0, "complete"), trial_record(1, "complete")]
+    *_, destination = deliver(destination, sweep, trials)
+    [refusal] = destination.refusals
+    assert refusal.startswith("trial 0: ")
+    assert destination.trials[1].state == "complete"
+    assert project(sweep, trials) == ()
+    assert runs_of(sweep)[0].info.status == "FINISHED"
+
+
+def test_a_deleted_experiment_is_explained(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = MlflowClient(database)
+    client.delete_experiment(client.create_experiment("gone"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "gone")
+    with pytest.raises(ValueError, match="must not be deleted, but 'gone' is; restore it with"):
+        connect(sweep_record(tmp_path, database))
+
+
+# What is sent.
+
+
+def test_a_curve_that_was_not_consumed_is_not_logged(database: str, tmp_path: Path) -> None:
+    sweep = sweep_record(tmp_path, database)
+    first, later = trial_record(0, "complete"), trial_record(1, "complete")
+    forged = [report | {"learning_rate_sha256": "0" * 64} for report in first.reports]
+    trials = [
+        first._replace(reports=tuple(forged)),
+        later._replace(reports=(*later.reports[:2], *forged[2:])),
+    ]
+    assert project(sweep, trials) == ()
+    runs = runs_of(sweep)
+    assert [runs[n].data.tags["curve_mismatch"] for n in (0, 1)] == ["1", "3"]
+    assert [len(history(sweep, runs[n], "learning_rate")) for n in (0, 1)] == [0, 2 * STEPS]
+    assert "learning_rate.png" not in artifacts(sweep, runs[0]) + artifacts(sweep, runs[1])
+    assert len(history(sweep, runs[0], "val_loss")) == EPOCHS
+
+
+def test_a_space_that_makes_no_curve_is_a_mismatch(tmp_path: Path) -> None:
+    sweep = sweep_record(tmp_path, "")
+    trial = trial_record(0, "failed")._replace(space=space_of(-1.0))
+    curve = applied_curve(sweep, trial)
+    assert (curve.values, curve.verified_epochs, curve.mismatch) == (None, 0, 1)
+
+
+def test_no_value_that_is_not_finite_is_sent(database: str, tmp_path: Path) -> None:
+    sweep = sweep_record(tmp_path, database)
+    trial = trial_record(0, "diverged", 2)
+    bad = {"train_loss": math.inf, "val_loss": math.nan, "val_accuracy": None}
+    trial = trial._replace(reports=(trial.reports[0], trial.reports[1] | bad), value=None)
+    project(sweep, [trial])
+    run = runs_of(sweep)[0]
+    values = [v for key in run.data.metrics for _, v, _ in history(sweep, run, key)]
+    assert len(values) == 3 + 2 + 2 * STEPS
+    assert all(map(math.isfinite, values))
+
+
+def test_more_points_than_one_request_may_carry(uri: str, tmp_path: Path) -> None:
+    steps = 1000
+    sweep = sweep_record(tmp_path, uri, steps_per_epoch=steps)
+    trial = trial_record(0, "complete", steps=steps)
+    project(sweep, [trial])
+    curve = curve_of(trial.space, steps)
+    expected = [(step, float(curve[step])) for step in thin_curve(curve).tolist()]
+    assert len(expected) == 2500
+    sent = history(sweep, runs_of(sweep)[0], "learning_rate")
+    assert [point[:2] for point in sent] == expected
+
+
+def test_a_stopped_trial_shows_the_last_rate_it_used(tmp_path: Path) -> None:
+    steps = 1400  # the last step of epoch 2 is none of the evenly spaced ones
+    sweep = sweep_record(tmp_path, "", steps_per_epoch=steps)
+    for state, expected in (("pruned", 2 * steps - 1), ("running", 2 * steps - 2)):
+        trial = trial_record(0, state, 2, steps=steps)
+        curve = applied_curve(sweep, trial)
+        sent = list(learning_rate_points(sweep, trial, curve, after_epoch=0))
+        assert sent[-1].step == expected, state
+
+
+def test_long_and_odd_parameter_values(uri: str, tmp_path: Path) -> None:
+    sweep = sweep_record(tmp_path, uri)
+    odd = {
+        "schedule": "custom",
+        "function": "größe" + "x" * 7000,
+        "staircase": True,
+        "tiny": 5e-324,
+    }
+    trial = trial_record(0, "complete", parameters=odd)
+    for _ in range(2):
+        assert project(sweep, [trial]) == ()
+    sent = runs_of(sweep)[0].data.params
+    assert len(sent["function"]) <= 6000
+    assert sent["function"].endswith(
+        f"sha256 {hashlib.sha256(odd['function'].encode()).hexdigest()[:16]})"
+    )
+    assert (sent["staircase"], float(sent["tiny"])) == ("True", 5e-324)
+
+
+def test_best_so_far_follows_the_goal_and_the_order_of_ending(tmp_path: Path) -> None:
+    config = parse_config(
+        CONFIG.replace(
+            "{algorithm: random, num_trials: 4}",
+            "{algorithm: random, num_trials: 4, metric: val_loss}",
+        )
+    )
+    ends = [(3, "complete", 0.5), (1, "diverged", None), (2, "complete", 0.9), (4, "failed", 0.1)]
+    trials = [
+        trial_record(number, state, value=value, ended_ms=ended)
+        for number, (ended, state, value) in enumerate(ends)
+    ]
+    points = best_points(config, trials)
+    assert [(p.key, p.value, p.timestamp_ms, p.step) for p in points] == [
+        ("best_val_loss", 0.9, 2, 2),
+        ("best_val_loss", 0.5, 3, 3),
+    ]
+
+
+# The process.
+
+
+@contextlib.contextmanager
+def shipping(directory: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """The shipper's process; killed at the end of the block if it still runs."""
+    command = [sys.executable, "-m", "sweep.tracking", str(directory), *options]
+    pipe, root = subprocess.PIPE, Path(__file__).parents[2]
+    with subprocess.Popen(command, stdin=pipe, stderr=pipe, text=True, cwd=root) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ship_once(directory: Path) -> tuple[int, str]:
+    with shipping(directory, "--once") as shipper:
+        _, errors = shipper.communicate(timeout=60)
+    return shipper.returncode, errors
+
+
+def ledger_with_a_trial(directory: Path, uri: str) -> None:
+    """A sweep with one complete trial, and one that runs, two epochs in."""
+    ledger = create_ledger(
+        directory,
+        parse_config(CONFIG),
+        storage=None,
+        tracking_uri=uri,
+        steps_per_epoch=STEPS,
+        facts=FACTS | {"sweep_id": uuid.uuid4().hex},
+    )
+    ledger.set_state("running")
+    for number, epochs in ((0, EPOCHS), (1, 2)):
+        assert ledger.ask() == number
+        curve = ledger.curve(ledger.space(number))
+        for epoch in range(1, epochs + 1):
+            ledger.record(number, report_of(curve, epoch))
+    ledger.end(0, "complete", "")
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def test_the_shipper_outlives_a_server_that_starts_late(tmp_path: Path) -> None:
+    port, directory = free_port(), tmp_path / "tracked-1"
+    ledger_with_a_trial(directory, f"http://127.0.0.1:{port}")
+    with shipping(directory) as shipper:
+        until(lambda: delivery.read_status(directory).error)
+        status = delivery.read_status(directory)
+        assert (status.undelivered_trials, status.undelivered_epochs) == (2, EPOCHS + 2)
+        with serving(tmp_path, port):
+            until(lambda: len(delivery.read_status(directory).trials) == 2)
+            sweep = open_ledger(directory).sweep()
+            assert runs_of(sweep)[1].info.status == "RUNNING"
+            _, errors = shipper.communicate(timeout=30)  # ends its input: the driver is gone
+            assert shipper.returncode == 0, errors
+            runs = runs_of(sweep)
+    assert "refused" in errors
+    assert [runs[n].info.status for n in (None, 0, 1)] == ["KILLED", "FINISHED", "KILLED"]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text('{"trials": 7')])
+def test_without_its_status_file_the_shipper_comes_to_the_same(
+    tmp_path: Path, damage: Callable[[Path], Any]
+) -> None:
+    directory = tmp_path / "tracked-1"
+    ledger_with_a_trial(directory, f"sqlite:///{tmp_path}/mlflow.db")
+    assert ship_once(directory) == (0, "")
+    ledger = open_ledger(directory)
+    sweep, status = ledger.sweep(), delivery.read_status(directory)
+    assert delivery.undelivered(status, ledger.trials()) == (0, 0)
+    runs, once = runs_of(sweep), picture(sweep)
+    assert status.trials[0] == TrialDelivery(runs[0].info.run_id, EPOCHS, "complete")
+    damage(delivery.status_path(directory))
+    assert ship_once(directory) == (0, "")
+    assert picture(sweep) == once
+    assert delivery.read_status(directory)._replace(updated_ms=0) == status._replace(updated_ms=0)
+
+
+def test_the_shipper_gives_up_on_a_server_that_stays_away(tmp_path: Path) -> None:
+    directory = tmp_path / "tracked-1"
+    ledger_with_a_trial(directory, f"http://ada:secret@127.0.0.1:{free_port()}")
+    code, errors = ship_once(directory)
+    assert code == 3
+    status = delivery.read_status(directory)
+    assert status.undelivered_trials == 2
+    assert status.error is not None
+    assert "refused" in status.error
+    assert "secret" not in errors + delivery.status_path(directory).read_text()
+
+
+def test_sigterm_stops_the_shipper_and_sigint_does_not(tmp_path: Path) -> None:
+    directory = tmp_path / "tracked-1"
+    ledger_with_a_trial(directory, f"sqlite:///{tmp_path}/mlflow.db")
+    with shipping(directory) as shipper:
+        until(lambda: len(delivery.read_status(directory).trials) == 2)
+        shipper.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert shipper.poll() is None
+        shipper.send_signal(signal.SIGTERM)
+        assert shipper.wait(10) == 0
+    assert (tmp_path / "mlartifacts").is_dir()
+
+
+def test_a_directory_that_is_missing_is_refused(tmp_path: Path) -> None:
+    code, errors = ship_once(tmp_path / "nothing")
+    assert code == 2
+    assert "DIRECTORY must be a sweep's directory" in errors
+
+
+def test_one_shipper_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "tracking" / "lock"
+    with (
+        locked(path),
+        pytest.raises(TimeoutError, match="must be free, but another process holds it"),
+        locked(path, patience_s=0.1),
+    ):
+        pass
+    with locked(path, patience_s=0.1):
+        pass
+
+
+# Fewer points, and a picture.
+
+STEP_COUNT = 20_000
+TICKS = np.arange(STEP_COUNT)
+PIECES = {
+    "warmup": ([0, 1000, STEP_COUNT - 1], [0.001, 0.3, 0.0]),
+    "plateau": ([0, 1234, 12_345, STEP_COUNT - 1], [0.0, 0.3, 0.3, 0.0]),
+    "jump": ([0, 6999, 7000, STEP_COUNT - 1], [0.3, 0.3, 0.03, 0.03]),
+    "restarts": ([0, 4999, 5000, 11_111, 11_112, STEP_COUNT - 1], [1, 0.1, 1, 0.1, 1, 0.1]),
+    "small_bend_beside_a_jump": ([0, 9000, 9500, 9501, STEP_COUNT - 1], [0.01, 0.02, 0.02, 9, 9]),
+}
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_a_thinned_piecewise_linear_curve_is_exact(name: str) -> None:
+    places, values = PIECES[name]
+    curve = np.interp(TICKS, places, values).astype(np.float32)
+    kept = thin_curve(curve)
+    assert len(kept) <= 2500
+    assert set(places) <= set(kept.tolist())
+    drawn = np.interp(TICKS, kept, curve[kept])
+    np.testing.assert_allclose(drawn, curve, rtol=1e-6, atol=1e-7 * curve.max())
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "max_points"), [(0, 9), (1, 9), (2, 2), (9, 9), (10, 9), (2501, 2500)]
+)
+def test_thinning_keeps_the_ends_and_the_limit(num_steps: int, max_points: int) -> None:
+    curve = np.linspace(1, 0, num_steps, dtype=np.float32) ** 2
+    kept = thin_curve(curve, max_points)
+    assert len(kept) == min(num_steps, max_points)
+    assert np.all(np.diff(kept) > 0)
+    assert num_steps == 0 or (kept[0], kept[-1]) == (0, num_steps - 1)
+
+
+def test_thinning_with_more_knots_than_points_spaces_evenly() -> None:
+    curve = (TICKS // 10 % 7).astype(np.float32)
+    assert len(find_knots(curve)) > 2500
+    assert set(np.diff(thin_curve(curve)).tolist()) == {8, 9}
+
+
+def test_a_smooth_curve_has_no_knots_but_its_ends() -> None:
+    curve = (0.5 + 0.5 * np.cos(np.pi * TICKS / STEP_COUNT)).astype(np.float32)
+    assert find_knots(curve).tolist() == [0, STEP_COUNT - 1]
+
+
+def test_thinning_to_one_point_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_points >= 2 must hold, but got 1"):
+        thin_curve(np.ones(3, np.float32), 1)
+
+
+@pytest.mark.parametrize("steps_run", [0, 1, STEPS * EPOCHS])
+@pytest.mark.parametrize("curve", [curve_of(space_of(0.3)), np.zeros(STEPS * EPOCHS, np.float32)])
+def test_the_picture_is_a_png(curve: np.ndarray, steps_run: int) -> None:
+    assert draw_curve(curve, steps_run=steps_run, title="0007").startswith(b"\x89PNG")
+
+
+# The status file and the addresses.
+
+
+def test_status_round_trip(tmp_path: Path) -> None:
+    status = Status("sqlite:///x", "1", "p", 1, 2, None, 3, {7: TrialDelivery("r", 4, "running")})
+    delivery.write_status(tmp_path, status)
+    assert delivery.read_status(tmp_path) == status
+    assert os.listdir(tmp_path / "tracking") == ["status.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"trials": {"x": {}}}', '{"trials": 7}'])
+def test_a_damaged_status_is_an_empty_one(tmp_path: Path, text: str) -> None:
+    path = delivery.status_path(tmp_path)
+    path.parent.mkdir()
+    path.write_text(text)
+    assert delivery.read_status(tmp_path) == Status()
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"),
+    [
+        (None, (1, 2)),
+        (TrialDelivery("r", 0, "running"), (1, 2)),
+        (TrialDelivery("r", 2, "running"), (1, 0)),
+        (TrialDelivery("r", 2, "pruned"), (0, 0)),
+        (TrialDelivery("r", 3, "pruned"), (0, 0)),
+    ],
+)
+def test_undelivered(held: TrialDelivery | None, expected: tuple[int, int]) -> None:
+    status = Status(trials={} if held is None else {5: held})
+    assert delivery.undelivered(status, [trial_record(5, "pruned", 2)]) == expected
+
+
+def test_where_the_runs_go_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = delivery.default_tracking_uri(tmp_path)
+    assert uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert delivery.artifact_location(uri) == f"file://{tmp_path}/mlartifacts"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert delivery.default_tracking_uri(tmp_path) == "http://host:5000"
+    assert delivery.artifact_location("http://host:5000") is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://ada:pw@host:5000/x@y", "http://host:5000/x@y"),
+        ("http://host:5000", "http://host:5000"),
+        (
+            "no answer from http://ada:p@w@host:5000/api at 12",
+            "no answer from http://host:5000/api at 12",
+        ),
+        ("sqlite:////a/b@c/mlflow.db", "sqlite:////a/b@c/mlflow.db"),
+    ],
+)
+def test_a_shown_address_carries_no_password(uri: str, shown: str) -> None:
+    assert delivery.without_password(uri) == shown
+
+
+def test_reading_a_status_imports_no_mlflow() -> None:
+    code = "import sys, sweep.delivery; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
