@@ -70,21 +70,20 @@ def counts(trials: Sequence[TrialRecord]) -> dict[str, int]:
 def trial_table(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> Table:
     """Trials in the order given, one row each."""
     config = sweep.config
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    table.add_column("trial", justify="right")
-    table.add_column("state")
-    table.add_column(config.search.metric, justify="right")
-    table.add_column("epochs", justify="right")
-    table.add_column("schedule")
-    table.add_column("parameters", overflow="ellipsis", no_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("trial", config.search.metric, "epochs"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("state", "schedule"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("parameters")  # the one that gives way in a narrow terminal
     for trial in trials:
         table.add_row(
             str(trial.number),
-            Text(trial.state, style=_STYLES[trial.state]),
             _metric(trial, config.search.metric),
             f"{len(trial.reports)}/{config.training.num_epochs}",
+            Text(trial.state, style=_STYLES[trial.state]),
             trial.parameters["schedule"],
-            shown_parameters(trial.parameters),
+            Text(shown_parameters(trial.parameters), no_wrap=True, overflow="ellipsis"),
         )
     return table
 

@@ -178,7 +178,7 @@ def note(sweep: SweepRecord, trials: list[TrialRecord]) -> str:
         lines.append(f"**Best**: `{trial_name(best)}`, {sweep.config.search.metric} {best.value!r}")
         rows = [f"| {key} | `{value}` |" for key, value in parameters(best.parameters).items()]
         lines.append("\n".join(["| parameter | value |", "|---|---|", *rows])[:4000])
-    commands = [f"sweep export {sweep.name}"] if best is not None else []
+    commands = [f"sweep export {sweep.name} -o best.yaml"] if best is not None else []
     if sweep.state in ("interrupted", "failed"):
         commands.append(f"sweep resume {sweep.name}")
     lines += ["```\n" + "\n".join(commands) + "\n```"] if commands else []

@@ -31,7 +31,6 @@ from search_spaces import (
     IntUniform,
     SweepConfig,
     Uniform,
-    config_sha256,
     config_to_yaml,
     flat_parameters,
     grid_points,
@@ -254,16 +253,18 @@ def create_ledger(
 ) -> Ledger:
     """A new sweep: its directory, frozen config and study, with known points enqueued."""
     directory.mkdir(parents=True)
+    text = config_to_yaml(config)
     header = {
         "format": _FORMAT,
         "name": directory.name,
         "storage": storage,
         "tracking_uri": tracking_uri,
         "created_ms": _now_ms(),
-        "config_sha256": config_sha256(config),
+        "config_sha256": _sha256(text),
     }
-    write_text(directory / "config.yaml", config_to_yaml(config))
+    write_text(directory / "config.yaml", text)
     goal = config.search.goal
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=_storage(directory, storage), study_name=directory.name, direction=goal
     )
@@ -288,12 +289,13 @@ def open_ledger(directory: Path, *, proposing: bool = False) -> Ledger:
     header = json.loads(path.read_text())
     if header["format"] != _FORMAT:
         raise CommandError(f"{path} must have format {_FORMAT}, but it has {header['format']}")
-    config = load_config(directory / "config.yaml")
-    if config_sha256(config) != header["config_sha256"]:
+    frozen = directory / "config.yaml"
+    if not frozen.exists() or _sha256(frozen.read_text()) != header["config_sha256"]:
         raise CommandError(
-            f"{directory / 'config.yaml'} is not what this sweep was launched with; "
+            f"{frozen} is not what this sweep was launched with; "
             "restore it, or launch the changed config under a new name"
         )
+    config = load_config(frozen)
     study = optuna.load_study(
         storage=_storage(directory, header["storage"]),
         study_name=header["name"],
@@ -375,6 +377,10 @@ def _proposed(frozen: FrozenTrial) -> bool:
 def _value(report: Mapping[str, Any], metric: str) -> float | None:
     """The metric of an epoch; None once the loss is not finite, whatever the metric then reads."""
     return None if report["diverged"] else report[metric]
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _finite(value: Any) -> Any:

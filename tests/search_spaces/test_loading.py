@@ -35,9 +35,10 @@ ENTRIES = Path(__file__).with_name("bad_configs.txt").read_text().split("\n\n")[
 def faulty(entry: str) -> tuple[str, list[str]]:
     """A faulty text and the faults that it must be refused with."""
     old, new, *faults = entry.rstrip("\n").split("\n")
-    pair = [text.encode().decode("unicode_escape") for text in (old, new.removeprefix("=> "))]
-    assert pair[0] in SOUND
-    return SOUND.replace(*pair, 1), [fault.removeprefix("    ") for fault in faults]
+    piece = old.encode().decode("unicode_escape")
+    replacement = new.removeprefix("=> ").encode().decode("unicode_escape")
+    assert piece in SOUND
+    return SOUND.replace(piece, replacement, 1), [fault.removeprefix("    ") for fault in faults]
 
 
 def refusal(text: str, **options: object) -> list[str]:

@@ -23,8 +23,8 @@ from mlflow.entities import Run
 
 from search_spaces import config_to_yaml, parse_config
 from sweep import delivery
-from sweep.curves import draw_curve, find_knots, thin_curve
-from sweep.delivery import Status, TrialDelivery
+from sweep.curves import thin_curve
+from sweep.delivery import TrialDelivery
 from sweep.projection import applied_curve, best_points, learning_rate_points
 from sweep.shipping import locked
 from sweep.study import SweepRecord, TrialRecord, create_ledger, open_ledger
@@ -214,7 +214,7 @@ def picture(sweep: SweepRecord) -> dict[int | None, Shown]:
     """All that the server holds of a sweep, but for the ids of its runs."""
     return {
         number: Shown(
-            run.info.run_name,
+            run.info.run_name or "",
             run.info.status,
             (run.info.start_time, run.info.end_time),
             run.data.params,
@@ -319,7 +319,13 @@ def test_the_parent_run_tells_the_sweep(uri: str, tmp_path: Path) -> None:
         (4, 0.75),
     ]
     note = parent.data.tags["mlflow.note.content"]
-    for part in ("Which rate?", "3 complete, 1 pruned", "0002-cosine_decay-peak1.0e-1", "0.75"):
+    for part in (
+        "Which rate?",
+        "3 complete, 1 pruned",
+        "0002-cosine_decay-peak1.0e-1",
+        "0.75",
+        "sweep export tracked-1 -o best.yaml",
+    ):
         assert part in note
     assert parent.data.tags["sweep.jax_version"] == "0.10.2"
     assert parent.data.params["training.batch_size"] == "64"
@@ -694,123 +700,3 @@ def test_one_shipper_at_a_time(tmp_path: Path) -> None:
         pass
     with locked(path, patience_s=0.1):
         pass
-
-
-# Fewer points, and a picture.
-
-STEP_COUNT = 20_000
-TICKS = np.arange(STEP_COUNT)
-PIECES = {
-    "warmup": ([0, 1000, STEP_COUNT - 1], [0.001, 0.3, 0.0]),
-    "plateau": ([0, 1234, 12_345, STEP_COUNT - 1], [0.0, 0.3, 0.3, 0.0]),
-    "jump": ([0, 6999, 7000, STEP_COUNT - 1], [0.3, 0.3, 0.03, 0.03]),
-    "restarts": ([0, 4999, 5000, 11_111, 11_112, STEP_COUNT - 1], [1, 0.1, 1, 0.1, 1, 0.1]),
-    "small_bend_beside_a_jump": ([0, 9000, 9500, 9501, STEP_COUNT - 1], [0.01, 0.02, 0.02, 9, 9]),
-}
-
-
-@pytest.mark.parametrize("name", PIECES)
-def test_a_thinned_piecewise_linear_curve_is_exact(name: str) -> None:
-    places, values = PIECES[name]
-    curve = np.interp(TICKS, places, values).astype(np.float32)
-    kept = thin_curve(curve)
-    assert len(kept) <= 2500
-    assert set(places) <= set(kept.tolist())
-    drawn = np.interp(TICKS, kept, curve[kept])
-    np.testing.assert_allclose(drawn, curve, rtol=1e-6, atol=1e-7 * curve.max())
-
-
-@pytest.mark.parametrize(
-    ("num_steps", "max_points"), [(0, 9), (1, 9), (2, 2), (9, 9), (10, 9), (2501, 2500)]
-)
-def test_thinning_keeps_the_ends_and_the_limit(num_steps: int, max_points: int) -> None:
-    curve = np.linspace(1, 0, num_steps, dtype=np.float32) ** 2
-    kept = thin_curve(curve, max_points)
-    assert len(kept) == min(num_steps, max_points)
-    assert np.all(np.diff(kept) > 0)
-    assert num_steps == 0 or (kept[0], kept[-1]) == (0, num_steps - 1)
-
-
-def test_thinning_with_more_knots_than_points_spaces_evenly() -> None:
-    curve = (TICKS // 10 % 7).astype(np.float32)
-    assert len(find_knots(curve)) > 2500
-    assert set(np.diff(thin_curve(curve)).tolist()) == {8, 9}
-
-
-def test_a_smooth_curve_has_no_knots_but_its_ends() -> None:
-    curve = (0.5 + 0.5 * np.cos(np.pi * TICKS / STEP_COUNT)).astype(np.float32)
-    assert find_knots(curve).tolist() == [0, STEP_COUNT - 1]
-
-
-def test_thinning_to_one_point_is_refused() -> None:
-    with pytest.raises(ValueError, match="max_points >= 2 must hold, but got 1"):
-        thin_curve(np.ones(3, np.float32), 1)
-
-
-@pytest.mark.parametrize("steps_run", [0, 1, STEPS * EPOCHS])
-@pytest.mark.parametrize("curve", [curve_of(space_of(0.3)), np.zeros(STEPS * EPOCHS, np.float32)])
-def test_the_picture_is_a_png(curve: np.ndarray, steps_run: int) -> None:
-    assert draw_curve(curve, steps_run=steps_run, title="0007").startswith(b"\x89PNG")
-
-
-# The status file and the addresses.
-
-
-def test_status_round_trip(tmp_path: Path) -> None:
-    status = Status("sqlite:///x", "1", "p", 1, 2, None, 3, {7: TrialDelivery("r", 4, "running")})
-    delivery.write_status(tmp_path, status)
-    assert delivery.read_status(tmp_path) == status
-    assert os.listdir(tmp_path / "tracking") == ["status.json"]
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"trials": {"x": {}}}', '{"trials": 7}'])
-def test_a_damaged_status_is_an_empty_one(tmp_path: Path, text: str) -> None:
-    path = delivery.status_path(tmp_path)
-    path.parent.mkdir()
-    path.write_text(text)
-    assert delivery.read_status(tmp_path) == Status()
-
-
-@pytest.mark.parametrize(
-    ("held", "expected"),
-    [
-        (None, (1, 2)),
-        (TrialDelivery("r", 0, "running"), (1, 2)),
-        (TrialDelivery("r", 2, "running"), (1, 0)),
-        (TrialDelivery("r", 2, "pruned"), (0, 0)),
-        (TrialDelivery("r", 3, "pruned"), (0, 0)),
-    ],
-)
-def test_undelivered(held: TrialDelivery | None, expected: tuple[int, int]) -> None:
-    status = Status(trials={} if held is None else {5: held})
-    assert delivery.undelivered(status, [trial_record(5, "pruned", 2)]) == expected
-
-
-def test_where_the_runs_go_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uri = delivery.default_tracking_uri(tmp_path)
-    assert uri == f"sqlite:///{tmp_path}/mlflow.db"
-    assert delivery.artifact_location(uri) == f"file://{tmp_path}/mlartifacts"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
-    assert delivery.default_tracking_uri(tmp_path) == "http://host:5000"
-    assert delivery.artifact_location("http://host:5000") is None
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("http://ada:pw@host:5000/x@y", "http://host:5000/x@y"),
-        ("http://host:5000", "http://host:5000"),
-        (
-            "no answer from http://ada:p@w@host:5000/api at 12",
-            "no answer from http://host:5000/api at 12",
-        ),
-        ("sqlite:////a/b@c/mlflow.db", "sqlite:////a/b@c/mlflow.db"),
-    ],
-)
-def test_a_shown_address_carries_no_password(uri: str, shown: str) -> None:
-    assert delivery.without_password(uri) == shown
-
-
-def test_reading_a_status_imports_no_mlflow() -> None:
-    code = "import sys, sweep.delivery; sys.exit('mlflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

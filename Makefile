@@ -1,0 +1,31 @@
+# quickstart and test set everything up by themselves; they need Python >= 3.11 and a package index.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test lint lock clean
+.DEFAULT_GOAL := quickstart
+
+quickstart: .venv/installed
+	$(BIN)/sweep launch quickstart --name quickstart-$$(date +%Y%m%d-%H%M%S)
+
+test: .venv/installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# Needs uv; the hashes are checked by pip when the lock is installed.
+lock:
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate --no-emit-index-url -o requirements.lock
+
+clean:
+	rm -rf .venv build *.egg-info
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes --compile -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
