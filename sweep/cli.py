@@ -295,12 +295,13 @@ def _progress() -> "Iterator[Show]":
 
 def _conclude(outcome: "Outcome") -> None:
     """The last lines of a launch, and its exit code."""
-    from sweep.progress import conclusion, trial_table
+    from sweep.progress import conclusion, headline, trial_table
     from sweep.results import leaderboard
 
-    top = leaderboard(outcome.sweep.config, outcome.trials)[:5]
+    console, top = _console(stderr=True), leaderboard(outcome.sweep.config, outcome.trials)[:5]
+    console.print(headline(outcome.sweep, outcome.trials), soft_wrap=True)
     if top:
-        _console(stderr=True).print(trial_table(outcome.sweep, top))
+        console.print(trial_table(outcome.sweep, top))
     for line in conclusion(outcome):
         print(line)
     raise typer.Exit(outcome.exit_code)

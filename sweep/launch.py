@@ -21,7 +21,7 @@ from sweep.facts import sweep_facts
 from sweep.results import best_config_yaml, best_trial
 from sweep.search import LedgerScheduler, LedgerSearcher
 from sweep.study import Ledger, SweepRecord, TrialRecord, create_ledger, open_ledger, write_text
-from sweep.trial import TrialActor
+from sweep.trial import Shared, TrialActor
 from trainers.data import Dataset, load_dataset
 
 # Read by Ray when it starts. A process without a GPU share must see no GPU; Tune's own loggers and
@@ -196,13 +196,13 @@ def _tune(
         return
     scratch = (ledger.directory / ".tune").resolve()
     resources = {"CPU": slots.cpus_per_trial, "GPU": slots.gpus_per_trial}
-    trainable = tune.with_parameters(
-        TrialActor,
-        dataset=dataset._replace(test_images=dataset.test_images[:0], test_labels=None),
-        settings=ledger.config.training.model_dump(),
-        steps_per_epoch=ledger.sweep().steps_per_epoch,
-        trials=str(ledger.trials_directory.resolve()),
+    shared = Shared(
+        dataset._replace(test_images=dataset.test_images[:0], test_labels=dataset.test_labels[:0]),
+        ledger.config.training.model_dump(),
+        ledger.sweep().steps_per_epoch,
+        str(ledger.trials_directory.resolve()),
     )
+    trainable = tune.with_parameters(TrialActor, shared=shared)
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([resources])),
         tune_config=tune.TuneConfig(

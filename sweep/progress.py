@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.delivery import without_password
-from sweep.results import best_trial, leaderboard
+from sweep.results import best_trial, leaderboard, shown_state
 from sweep.study import Ledger, SweepRecord, TrialRecord
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _STYLES = {
     "diverged": "red",
     "failed": "bold red",
     "running": "cyan",
+    "interrupted": "magenta",
 }
 
 
@@ -61,9 +62,9 @@ class Progress:
             self._console.print(line.plain, soft_wrap=True)
 
 
-def counts(trials: Sequence[TrialRecord]) -> dict[str, int]:
+def counts(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> dict[str, int]:
     """How many trials are in each state that occurs, in a fixed order."""
-    found = Counter(trial.state for trial in trials)
+    found = Counter(shown_state(sweep, trial) for trial in trials)
     return {state: found[state] for state in _STYLES if found[state]}
 
 
@@ -81,7 +82,7 @@ def trial_table(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> Table:
             str(trial.number),
             _metric(trial, config.search.metric),
             f"{len(trial.reports)}/{config.training.num_epochs}",
-            Text(trial.state, style=_STYLES[trial.state]),
+            Text(state := shown_state(sweep, trial), style=_STYLES[state]),
             trial.parameters["schedule"],
             Text(shown_parameters(trial.parameters), no_wrap=True, overflow="ellipsis"),
         )
@@ -112,7 +113,7 @@ def headline(
     total, ended = sweep.config.search.num_trials, [t for t in trials if t.state != "running"]
     line = Text.assemble((sweep.name, "bold"), f"  {len(ended)}")
     line.append(f" of {total} trials" if total else " trials")
-    for state, number in counts(trials).items():
+    for state, number in counts(sweep, trials).items():
         line.append(f"  {number} ").append(state, _STYLES[state])
     if seconds is not None:
         line.append(f"  {clock(seconds)}")
@@ -150,7 +151,7 @@ def _advice(outcome: "Outcome") -> Iterator[str]:
     """Why a sweep has no winner."""
     states = {trial.state for trial in outcome.trials}
     if states == {"diverged"}:
-        yield "failed   every trial diverged; lower the upper ends of peak_lr or lengthen the warmup"
+        yield "failed   every trial diverged; lower the upper end of peak_lr or lengthen the warmup"
         return
     yield "failed   no trial trained to its end"
     for trial in [t for t in outcome.trials if t.state == "failed"][:1]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from search_spaces import SweepConfig
 from sweep.curves import thin_curve
-from sweep.results import best_trial, leaderboard, trial_name
+from sweep.results import best_trial, leaderboard, shown_state, trial_name
 from sweep.study import SweepRecord, TrialRecord
 from trainers.schedules import learning_rate_curve
 
@@ -97,12 +97,6 @@ def epoch_points(sweep: SweepRecord, trial: TrialRecord, *, after_epoch: int) ->
             if report[key] is not None and math.isfinite(report[key]):
                 yield Point(key, float(report[key]), time, step)
         yield Point("epoch", float(report["epoch"]), time, step)
-
-
-def shown_state(sweep: SweepRecord, trial: TrialRecord) -> str:
-    """A trial's state; interrupted if it has not ended, but its sweep runs no more."""
-    cut_off = trial.state == "running" and sweep.state != "running"
-    return "interrupted" if cut_off else trial.state
 
 
 def fixed_trial_tags(sweep: SweepRecord, trial: TrialRecord, parent_run_id: str) -> dict[str, str]:

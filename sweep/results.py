@@ -1,6 +1,7 @@
 """What came out of a sweep: its leaderboard, its best trial, the config that trains it again."""
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,12 +11,12 @@ from sweep.errors import CommandError
 from sweep.study import SweepRecord, TrialRecord
 
 
-def best_trial(config: SweepConfig, trials: list[TrialRecord]) -> TrialRecord | None:
+def best_trial(config: SweepConfig, trials: Sequence[TrialRecord]) -> TrialRecord | None:
     """The complete trial with the best metric; of equals the first."""
     return next(iter(leaderboard(config, [t for t in trials if t.state == "complete"])), None)
 
 
-def leaderboard(config: SweepConfig, trials: list[TrialRecord]) -> list[TrialRecord]:
+def leaderboard(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Trials that have a value: complete ones first, each group from best to worst."""
     sign = -1 if config.search.goal == "maximize" else 1
     valued = [
@@ -31,6 +32,12 @@ def trial_name(record: TrialRecord) -> str:
     return name if peak is None else f"{name}-peak{_short(peak)}"
 
 
+def shown_state(sweep: SweepRecord, trial: TrialRecord) -> str:
+    """A trial's state; interrupted if it has not ended, but its sweep runs no more."""
+    cut_off = trial.state == "running" and sweep.state != "running"
+    return "interrupted" if cut_off else trial.state
+
+
 def summary(sweep: SweepRecord, trials: list[TrialRecord]) -> dict[str, Any]:
     """A sweep as plain values, for tables and JSON."""
     best = best_trial(sweep.config, trials)
@@ -39,7 +46,7 @@ def summary(sweep: SweepRecord, trials: list[TrialRecord]) -> dict[str, Any]:
         "state": sweep.state,
         "created": datetime.fromtimestamp(sweep.created_ms / 1000).isoformat(" ", "seconds"),
         "num_trials": sweep.config.search.num_trials,
-        "trials": dict(sorted(Counter(trial.state for trial in trials).items())),
+        "trials": dict(sorted(Counter(shown_state(sweep, trial) for trial in trials).items())),
         "metric": sweep.config.search.metric,
         "best": best and trial_summary(best),
         "tracking_uri": without_password(sweep.tracking_uri),

@@ -43,11 +43,13 @@ def retrain(
         num_cpus=int(config.resources.cpus_per_trial),
         gpu_share=None if gpus == "auto" else float(gpus),
     )
+    import jax.numpy as jnp
+
     from trainers.optimizers import hyperparameters
     from trainers.training import Settings, evaluate, fit, steps_per_epoch
 
     settings = Settings(**config.training.model_dump())
-    space = sample_space(config, lambda name, _: None)
+    space = sample_space(config, lambda name, _: name)  # which has none to suggest
     curve = learning_rate_curve(
         space,
         num_epochs=settings.num_epochs,
@@ -64,8 +66,15 @@ def retrain(
         on_epoch(reports[-1])
     if reports[-1].diverged:
         raise CommandError(f"the loss stopped being finite in epoch {reports[-1].epoch}")
-    test = evaluate(params, dataset.test_images, dataset.test_labels, model=settings.model)
+    test_split = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
+    test_loss, test_accuracy = evaluate(params, *test_split, model=settings.model)
     metric = config.search.metric
     expected = (config.expected or {}).get("value")
-    seconds = sum(report.seconds for report in reports)
-    return Retrained(metric, getattr(reports[-1], metric), expected, *test, seconds)
+    return Retrained(
+        metric,
+        getattr(reports[-1], metric),
+        None if expected is None else float(expected),
+        test_loss,
+        test_accuracy,
+        sum(report.seconds for report in reports),
+    )

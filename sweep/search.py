@@ -27,7 +27,7 @@ class LedgerSearcher(Searcher):
         self._numbers: dict[str, int] = {}  # of Tune's trials
         self._started = time.monotonic()
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """The next trial's config, or FINISHED."""
         while not self._is_over() and (self._unfinished or not self._used_up()):
             try:
@@ -106,7 +106,7 @@ class LedgerScheduler(FIFOScheduler):
             return "complete", ""
         others = [p for number, p in self._progress.items() if number != job["number"]]
         reason = reason_to_stop(config, own, epoch, others)
-        return reason and ("pruned", reason)
+        return ("pruned", reason) if reason else None
 
 
 def _progress(ledger: Ledger, space: dict[str, Any], reports: Sequence[dict]) -> Progress:

@@ -157,11 +157,11 @@ class Ledger:
         """Whether a complete trial is as good as the target asked for."""
         search = self.config.search
         done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if search.target is None or not done:
+        if search.target is None:
             return False
         if search.goal == "maximize":
-            return max(t.value for t in done) >= search.target
-        return min(t.value for t in done) <= search.target
+            return any(trial.values[0] >= search.target for trial in done)
+        return any(trial.values[0] <= search.target for trial in done)
 
     def interrupted(self) -> list[int]:
         """The trials that were started and have no end."""
@@ -191,7 +191,7 @@ class Ledger:
     def _propose(self, trial: optuna.Trial) -> None:
         space = sample_space(self.config, lambda name, d: _suggest(trial, name, d))
         try:
-            curve_sha256 = hashlib.sha256(self.curve(space)).hexdigest()
+            curve_sha256 = hashlib.sha256(self.curve(space).tobytes()).hexdigest()
         except ValueError as error:
             self.trial_directory(trial.number).mkdir(parents=True, exist_ok=True)
             self.end(trial.number, "failed", f"the schedule is not valid: {error}")

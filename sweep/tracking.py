@@ -21,7 +21,7 @@ from sweep import delivery, projection, shipping
 from sweep.curves import draw_curve
 from sweep.delivery import Destination, Parent, TrialDelivery
 from sweep.projection import RUN_STATUS, Point
-from sweep.results import best_config_yaml, best_trial, trial_name
+from sweep.results import best_config_yaml, best_trial, shown_state, trial_name
 from sweep.study import SweepRecord, TrialRecord
 
 if TYPE_CHECKING:  # MLflow reads its environment when it is imported, so connect() does it
@@ -155,7 +155,7 @@ def deliver(
 
 def is_current(held: TrialDelivery, sweep: SweepRecord, trial: TrialRecord) -> bool:
     """Whether nothing of a trial is left to send."""
-    state = projection.shown_state(sweep, trial)
+    state = shown_state(sweep, trial)
     return held.epochs >= len(trial.reports) and held.state == state
 
 
@@ -164,7 +164,7 @@ def deliver_trial(
 ) -> TrialDelivery:
     """Sends what a trial's run lacks; its status comes last and vouches for the rest."""
     client, parent_id = destination.client, destination.parent.run_id
-    state = projection.shown_state(sweep, trial)
+    state = shown_state(sweep, trial)
     if held is None:
         tags = projection.fixed_trial_tags(sweep, trial, parent_id)
         name, experiment_id = trial_name(trial), destination.experiment_id

@@ -4,30 +4,40 @@ import os
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray import tune
 
+from trainers.data import Dataset
 from trainers.devices import claim, count_programs, describe
 from trainers.schedules import learning_rate_curve
 
 # trainers.training imports jax, which reads its environment once: so only after claim().
 
 
+class Shared(NamedTuple):
+    """What all trials of a sweep have in common; it reaches a node once, through Ray."""
+
+    dataset: Dataset  # without its test split
+    settings: dict[str, Any]  # of trainers.training.Settings
+    steps_per_epoch: int
+    trials: str  # the folder of the trials' own folders
+
+
 class TrialActor(tune.Trainable):
     """A Ray Tune trainable that keeps its data and its compiled program from trial to trial."""
 
-    def setup(
-        self, config: dict, *, dataset: Any, settings: dict, steps_per_epoch: int, trials: str
-    ) -> None:
+    def setup(self, config: dict, shared: Shared | None = None) -> None:
         """Once per worker process: claim the device and put the data on it."""
+        assert shared is not None
+        assert self.trial_resources is not None
         resources = self.trial_resources.required_resources
         claim(num_cpus=int(resources.get("CPU", 1)), gpu_share=resources.get("GPU", 0))
         from trainers.training import Settings, on_device
 
-        self.dataset, self.settings = on_device(dataset), Settings(**settings)
-        self.steps_per_epoch, self.trials = steps_per_epoch, Path(trials)
+        self.dataset, self.settings = on_device(shared.dataset), Settings(**shared.settings)
+        self.steps_per_epoch, self.trials = shared.steps_per_epoch, Path(shared.trials)
         self.programs = count_programs("train_epoch")
         self.worker = describe() | {
             "node": ray.util.get_node_ip_address(),

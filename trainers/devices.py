@@ -42,7 +42,7 @@ def count_programs(function: str) -> Counter[str]:
     compiled = f"jit({function})"
     counts: Counter[str] = Counter(traced=0, compiled=0)
 
-    def count(event: str, duration: float, **facts: object) -> None:
+    def count(event: str, duration_secs: float, **facts: str | int) -> None:
         if event.endswith("jaxpr_trace_duration") and facts.get("fun_name") == function:
             counts["traced"] += 1
         if event.endswith("backend_compile_duration") and facts.get("fun_name") == compiled:

@@ -15,6 +15,7 @@ import optax
 
 from trainers.checkpoints import Checkpoint, load_latest, save_checkpoint
 from trainers.data import Dataset
+from trainers.hyperparameters import HYPERPARAMETERS
 from trainers.models import MODELS
 from trainers.optimizers import direction
 
@@ -121,7 +122,7 @@ def fit(
             _train_loss(np.asarray(losses, np.float64), len(train[0]), settings.loss_reduction),
             val_loss,
             val_accuracy,
-            hashlib.sha256(np.asarray(applied)).hexdigest(),
+            hashlib.sha256(np.asarray(applied).tobytes()).hexdigest(),
             time.perf_counter() - start,
         )
         if not report.diverged:
@@ -143,8 +144,8 @@ def init_state(dataset: Dataset, settings: Settings) -> TrainState:
             image_shape=dataset.train_images.shape[1:],
             num_classes=dataset.num_classes,
         )
-    zeros = dict.fromkeys(("momentum", "weight_decay", "b1", "b2", "eps"), 0.0)
-    return TrainState(params, direction(settings.optimizer, zeros).init(params))
+    numbers = HYPERPARAMETERS[settings.optimizer]
+    return TrainState(params, direction(settings.optimizer, numbers).init(params))
 
 
 @partial(jax.jit, static_argnames=("structure",), donate_argnums=(0,))
