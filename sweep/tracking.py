@@ -31,6 +31,10 @@ if TYPE_CHECKING:  # MLflow reads its environment when it is imported, so connec
 LEADERBOARD_S = 10.0  # between two uploads of the leaderboard
 
 
+# Without it the UI opens an experiment on its pages for language models.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
+
 def connect(sweep: SweepRecord) -> Destination:
     """The sweep's place on its tracking server; experiment and parent run are made if missing."""
     for name, value in delivery.MLFLOW_ENVIRONMENT.items():
@@ -60,7 +64,8 @@ def open_experiment(client: "MlflowClient", sweep: SweepRecord) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name, delivery.artifact_location(sweep.tracking_uri))
+            place = delivery.artifact_location(sweep.tracking_uri)
+            return client.create_experiment(name, place, _EXPERIMENT_TAGS)
         except MlflowException:
             found = client.get_experiment_by_name(name)  # somebody else was faster
             if found is None:

@@ -1,13 +1,26 @@
 """The MLflow UI over a sweep's store, for this machine alone."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-from sweep.delivery import MLFLOW_ENVIRONMENT, default_tracking_uri, read_status, without_password
+from sweep.delivery import (
+    MLFLOW_ENVIRONMENT,
+    Status,
+    default_tracking_uri,
+    read_status,
+    without_password,
+)
 from sweep.errors import CommandError
+
+# Nothing but the pages and their data: no job runner, no gateway to language models.
+_SERVER_ENVIRONMENT = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_ENABLE_AI_GATEWAY": "false",
+}
 
 
 def serve(sweeps_dir: Path, directory: Path | None, port: int) -> None:
@@ -17,6 +30,7 @@ def serve(sweeps_dir: Path, directory: Path | None, port: int) -> None:
     if not uri.startswith("sqlite:"):
         print(f"this store has a server of its own: {without_password(uri)}{_page(directory)}")
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server, too
     port = _free_port(port)
     print(f"MLflow UI: http://127.0.0.1:{port}{_page(directory)}  (Ctrl-C ends it)", flush=True)
     server = subprocess.Popen(
@@ -24,7 +38,7 @@ def serve(sweeps_dir: Path, directory: Path | None, port: int) -> None:
             *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri),
             *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
         ],
-        env=os.environ | MLFLOW_ENVIRONMENT | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        env=os.environ | MLFLOW_ENVIRONMENT | _SERVER_ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -40,12 +54,11 @@ def serve(sweeps_dir: Path, directory: Path | None, port: int) -> None:
 
 def _page(directory: Path | None) -> str:
     """The path of a sweep's page: its parent run, once the server has one."""
-    if directory is None:
+    status = Status() if directory is None else read_status(directory)
+    if status.parent_run_id is None:
         return ""
-    status = read_status(directory)
-    if status.experiment_id is None:
-        return ""
-    return f"/#/experiments/{status.experiment_id}/runs/{status.parent_run_id}"
+    page = f"/#/experiments/{status.experiment_id}/runs/{status.parent_run_id}"
+    return f"{page}?workflowType=machine_learning"  # the UI has other pages for language models
 
 
 def _free_port(port: int) -> int:

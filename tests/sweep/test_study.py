@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -78,6 +77,14 @@ def python(script: str, *arguments: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+def handed_out(ledger: Ledger, count: int) -> list[Any]:
+    """What the search gives Ray Tune when it is asked `count` times."""
+    from sweep.search import LedgerSearcher  # imports Ray, which the other processes need not
+
+    searcher = LedgerSearcher(ledger, lambda: 0)
+    return [searcher.suggest(str(index)) for index in range(count)]
+
+
 @pytest.fixture(params=["journal", "sqlite"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
     return None if request.param == "journal" else f"sqlite:///{tmp_path}/studies.db"
@@ -90,7 +97,11 @@ def ledger(tmp_path: Path, storage: str | None) -> Ledger:
 
 def test_a_new_sweep_has_its_facts_and_no_trials(ledger: Ledger, tmp_path: Path):
     sweep = ledger.sweep()
-    assert (sweep.name, sweep.directory, sweep.state) == ("rates", tmp_path / "rates", "interrupted")
+    assert (sweep.name, sweep.directory, sweep.state) == (
+        "rates",
+        tmp_path / "rates",
+        "interrupted",
+    )
     assert (sweep.steps_per_epoch, sweep.tracking_uri) == (10, "http://localhost:5000")
     assert sweep.facts == FACTS
     assert sweep.config == parse_config(CONFIG)
@@ -308,6 +319,20 @@ def test_a_study_journal_whose_last_line_was_cut_off_is_gone_on_with(tmp_path: P
     assert [t.number for t in open_ledger(tmp_path / "rates").trials()] == [0, 1]
 
 
+def test_a_lock_that_a_killed_driver_left_does_not_block_for_ever(tmp_path: Path):
+    create(tmp_path / "rates")
+    lock = tmp_path / "rates" / "study.journal.lock"
+    os.symlink("rates/study.journal", lock)  # as Optuna makes it where the sweeps lie in "."
+    script = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (3, 60))\n"
+    script += "os.chdir(folder); open_ledger(Path('rates'), proposing=True).ask()"
+    process = python(script, tmp_path)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(8)  # Optuna waits for half a minute, which is fine; asleep, that is
+    process.kill()
+    process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL)
+
+
 def test_enqueued_points_come_first_and_in_order(ledger: Ledger, tmp_path: Path):
     points = [
         "{schedule: {constant: {peak_lr: 1}}, momentum: 0}",
@@ -330,10 +355,11 @@ GRID += " decay_epochs: {int_uniform: [2, 4]}}}, momentum: {choice: [0, 0.9]}}"
 def test_a_grid_has_each_of_its_points_once(tmp_path: Path):
     # One of them enqueued: it comes first, and is not run twice.
     point = "{schedule: {cosine_decay: {decay_epochs: 3}}, momentum: 0.9}"
-    ledger = create(
-        *(tmp_path / "grid", GRID, "search={algorithm: grid}", f"enqueue=[{point}]"),
-    )
-    parameters = [ledger.trials()[ledger.ask()].parameters for _ in range(10)]
+    rules = [GRID, "search={algorithm: grid}", f"enqueue=[{point}]"]
+    ledger = create(tmp_path / "grid", *rules)
+    for _ in range(10):
+        ledger.ask()
+    parameters = [trial.parameters for trial in ledger.trials()]
     points = [
         (p["schedule"], p["peak_lr"], p.get("decay_epochs"), p["momentum"]) for p in parameters
     ]
@@ -525,3 +551,21 @@ def test_reading_writes_nothing(tmp_path: Path):
     before = files()
     read_sweep(tmp_path / "rates")
     assert files() == before
+
+
+def test_a_grid_ends_with_its_last_point(tmp_path: Path):
+    ledger = create(tmp_path / "grid", GRID, "search={algorithm: grid}")
+    jobs = handed_out(ledger, 12)
+    assert jobs[10:] == ["FINISHED", "FINISHED"]
+    assert [job["number"] for job in jobs[:10]] == list(range(10))
+
+
+def test_a_trial_that_only_lacked_its_end_is_complete_not_trained_again(tmp_path: Path):
+    ledger = create(tmp_path / "rates", "search.num_trials=1")
+    number = ledger.ask()
+    for epoch in range(1, EPOCHS + 1):
+        ledger.record(number, report(epoch))
+    # Cut off here. Training that has no epoch left to report looks like a failure to Tune.
+    again = open_ledger(tmp_path / "rates", proposing=True)
+    assert handed_out(again, 1) == ["FINISHED"]
+    assert [(t.state, t.value) for t in again.trials()] == [("complete", 0.5)]
