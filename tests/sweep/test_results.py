@@ -129,7 +129,7 @@ def test_the_best_trial_is_a_complete_one(states: list[tuple[str, float | None]]
         (0, {"schedule": "constant", "peak_lr": 0.5}, "0000-constant-peak5.0e-1"),
         (12345, {"schedule": "constant", "peak_lr": 1}, "12345-constant-peak1.0e0"),
         (1, {"schedule": "constant", "peak_lr": 0.00996}, "0001-constant-peak1.0e-2"),
-        (1, {"schedule": "constant", "peak_lr": 1.25e-11}, "0001-constant-peak1.2e-11"),
+        (1, {"schedule": "constant", "peak_lr": 1.24e-11}, "0001-constant-peak1.2e-11"),
         (1, {"schedule": "constant", "peak_lr": 30.0}, "0001-constant-peak3.0e1"),
         (1, {"schedule": "constant", "peak_lr": 0}, "0001-constant-peak0.0e0"),
         (3, {"schedule": "piecewise_constant", "values.0": 0.1}, "0003-piecewise_constant"),
