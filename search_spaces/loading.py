@@ -84,6 +84,8 @@ def _read_text(file: FilePath) -> str:
             raise refused("a sweep must be a regular file, but this is not")
         with file.open("rb") as stream:
             content = stream.read(MAX_CHARACTERS + 1)
+    except ConfigError:
+        raise
     except FileNotFoundError:
         raise refused("the file must exist, but there is none of that name") from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the name

@@ -1,5 +1,6 @@
 """The `sweep` command. Nothing heavy is imported before a command needs it."""
 
+import difflib
 import json
 import sys
 from collections.abc import Iterator
@@ -51,8 +52,6 @@ def main() -> None:
         app()
     except CommandError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
     except ValueError as error:
         from search_spaces import ConfigError
         from trainers.data import DatasetError
@@ -75,7 +74,7 @@ def launch(
     sweeps_dir: SweepsDir = SWEEPS_DIR,
 ) -> None:
     """Run a new sweep and follow it to its end."""
-    config = _load(file, [*(set_ or []), *([f"name={name}"] if name else [])])
+    config = _load(file, [*(set_ or []), *([f"name={json.dumps(name)}"] if name else [])])
     directory = sweeps_dir / config.name
     if directory.exists():
         raise CommandError(
@@ -134,7 +133,12 @@ def list_sweeps(sweeps_dir: SweepsDir = SWEEPS_DIR, as_json: Json = False) -> No
     from sweep.progress import sweep_table
     from sweep.results import summary
 
-    rows = [summary(*_read(path.parent)) for path in sorted(sweeps_dir.glob("*/sweep.json"))]
+    rows = []
+    for path in sorted(sweeps_dir.glob("*/sweep.json")):
+        try:
+            rows.append(summary(*_read(path.parent)))
+        except (CommandError, ValueError) as error:
+            print(error, file=sys.stderr)
     if as_json:
         _print_json(rows)
     elif rows:
@@ -203,7 +207,10 @@ def export(
         config = best_config(sweep, chosen)
         text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
     if output:
-        output.write_text(text)
+        try:
+            output.write_text(text)
+        except OSError as error:
+            raise CommandError(f"{output} cannot be written: {error.strerror}") from error
         print(f"wrote {output}; train it with: sweep train {output}", file=sys.stderr)
     else:
         sys.stdout.write(text)
@@ -251,10 +258,14 @@ def ui(
 
 def _load(file: str, overrides: list[str] | None) -> "SweepConfig":
     """A checked config, from a file or a preset."""
-    from search_spaces import check_samples, load_config, preset_path
+    from search_spaces import check_samples, load_config, preset_path, presets
 
     path = Path(file)
     preset = None if path.exists() else preset_path(file)
+    if not preset and not path.exists() and not path.suffix:
+        near = difflib.get_close_matches(file, presets(), 1)
+        hint = f"did you mean {near[0]}?" if near else f"presets are {', '.join(presets())}"
+        raise CommandError(f"there is no file and no preset {file}; {hint}", exit_code=2)
     config = load_config(preset or path, overrides or ())
     check_samples(config, steps_per_epoch=100)
     return config
@@ -264,8 +275,6 @@ def _directory(name: str, sweeps_dir: Path) -> Path:
     """The directory of an existing sweep."""
     directory = sweeps_dir / name
     if not (directory / "sweep.json").exists():
-        import difflib
-
         names = [path.parent.name for path in sweeps_dir.glob("*/sweep.json")]
         near = difflib.get_close_matches(name, names, 1)
         hint = f"did you mean {near[0]}?" if near else "list them with: sweep ls"
@@ -280,7 +289,7 @@ def _free_name(directory: Path) -> str:
 
 
 def _read(directory: Path) -> "tuple[SweepRecord, list[TrialRecord]]":
-    from sweep.study import read_sweep
+    from sweep.directory import read_sweep
 
     return read_sweep(directory)
 

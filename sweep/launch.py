@@ -16,11 +16,13 @@ from ray import tune
 
 from search_spaces import SweepConfig
 from sweep.delivery import default_tracking_uri
+from sweep.directory import create_ledger, open_ledger
 from sweep.errors import CommandError
 from sweep.facts import sweep_facts
+from sweep.files import write_text
 from sweep.results import best_config_yaml, best_trial
-from sweep.search import LedgerScheduler, LedgerSearcher
-from sweep.study import Ledger, SweepRecord, TrialRecord, create_ledger, open_ledger, write_text
+from sweep.search import LedgerScheduler, LedgerSearcher, Referee
+from sweep.study import Ledger, SweepRecord, TrialRecord
 from sweep.trial import Shared, TrialActor
 from trainers.data import Dataset, load_dataset
 
@@ -194,6 +196,7 @@ def _tune(
     remaining = -1 if total is None else total - ledger.asked() + len(ledger.interrupted())
     if remaining == 0:
         return
+    referee = Referee(ledger)
     scratch = (ledger.directory / ".tune").resolve()
     resources = {"CPU": slots.cpus_per_trial, "GPU": slots.gpus_per_trial}
     shared = Shared(
@@ -206,8 +209,8 @@ def _tune(
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([resources])),
         tune_config=tune.TuneConfig(
-            search_alg=LedgerSearcher(ledger, interrupted),
-            scheduler=LedgerScheduler(ledger, interrupted),
+            search_alg=LedgerSearcher(ledger, referee, interrupted),
+            scheduler=LedgerScheduler(ledger, referee, interrupted),
             num_samples=remaining,
             max_concurrent_trials=slots.concurrent,
             reuse_actors=True,

@@ -95,7 +95,8 @@ def best_config(sweep: SweepRecord, trial: TrialRecord) -> SweepConfig:
         "config_sha256": sweep.facts["config_sha256"],
         "dataset_digest": sweep.facts["dataset_digest"],
     }
-    name = f"{sweep.name[:54]}-best{trial.number:04d}"
+    suffix = f"-best{trial.number:04d}"
+    name = sweep.name[: 64 - len(suffix)] + suffix
     return concrete_config(sweep.config, trial.space, name=name, expected=expected)
 
 

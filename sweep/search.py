@@ -5,24 +5,62 @@ one place, where it is recorded before anything is made of it.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from sweep.files import read_reports
 from sweep.pruning import Progress, reason_to_stop
-from sweep.study import Ledger
+from sweep.study import InvalidTrialError, Ledger, TrialRecord
 from trainers.schedules import warmup_steps
+
+
+class Referee:
+    """Decides whether a trial ends, from what the ledger holds of it and of the others."""
+
+    def __init__(self, ledger: Ledger):
+        self._ledger = ledger
+        self._progress = {trial.number: self._of(trial) for trial in ledger.trials()}
+
+    def judge(self, number: int, space: dict[str, Any], report: dict[str, Any]) -> bool:
+        """End trial `number` in the ledger if its last report is a reason to; whether it was."""
+        config, epoch = self._ledger.config, report["epoch"]
+        if report["diverged"]:
+            reason = f"the loss stopped being finite in epoch {epoch}"
+            self._ledger.end(number, "diverged", reason)
+            return True
+        own = self._progress.get(number) or self._new(space)
+        own = own._replace(values={**own.values, epoch: report[config.search.metric]})
+        self._progress[number] = own
+        others = [progress for key, progress in self._progress.items() if key != number]
+        if epoch == config.training.num_epochs:
+            self._ledger.end(number, "complete", "")
+        elif reason := reason_to_stop(config, own, epoch, others):
+            self._ledger.end(number, "pruned", reason)
+        else:
+            return False
+        return True
+
+    def _of(self, trial: TrialRecord) -> Progress:
+        metric = self._ledger.config.search.metric
+        values = {r["epoch"]: r[metric] for r in trial.reports if not r["diverged"]}
+        return self._new(trial.space)._replace(values=values)
+
+    def _new(self, space: dict[str, Any]) -> Progress:
+        num_epochs = self._ledger.config.training.num_epochs
+        steps = self._ledger.sweep().steps_per_epoch
+        warmup = warmup_steps(space, num_epochs=num_epochs, steps_per_epoch=steps)
+        return Progress(next(iter(space["schedule"])), warmup / steps, {})
 
 
 class LedgerSearcher(Searcher):
     """Hands out interrupted trials first, then new ones, until a budget is used up."""
 
-    def __init__(self, ledger: Ledger, interrupted: Callable[[], int]):
+    def __init__(self, ledger: Ledger, referee: Referee, interrupted: Callable[[], int]):
         super().__init__()
-        self._ledger = ledger
-        self._is_over = interrupted
+        self._ledger, self._referee, self._is_over = ledger, referee, interrupted
         self._unfinished = ledger.interrupted()
         self._numbers: dict[str, int] = {}  # of Tune's trials
         self._started = time.monotonic()
@@ -31,17 +69,27 @@ class LedgerSearcher(Searcher):
         """The next trial's config, or FINISHED."""
         while not self._is_over() and (self._unfinished or not self._used_up()):
             try:
-                if self._unfinished:
-                    number = self._unfinished.pop(0)
-                    skip_epochs = self._ledger.reopen(number)
-                else:
-                    number, skip_epochs = self._ledger.ask(), 0
-            except ValueError:
-                continue  # not a valid schedule: the ledger holds it as failed, with the reason
-            self._numbers[trial_id] = number
-            space = self._ledger.space(number)
-            return {"number": number, "space": space, "skip_epochs": skip_epochs}
+                job = self._reopened() if self._unfinished else self._new()
+            except InvalidTrialError:
+                continue  # the ledger holds it as failed, with the reason
+            if job is not None:
+                self._numbers[trial_id] = job["number"]
+                return job
         return Searcher.FINISHED
+
+    def _reopened(self) -> dict[str, Any] | None:
+        number = self._unfinished.pop(0)
+        recorded = self._ledger.reopen(number)
+        space = self._ledger.space(number)
+        if recorded:
+            *_, last = read_reports(self._ledger.metrics_path(number))
+            if self._referee.judge(number, space, last):
+                return None  # its end was what had been cut off
+        return {"number": number, "space": space, "skip_epochs": recorded}
+
+    def _new(self) -> dict[str, Any]:
+        number = self._ledger.ask()
+        return {"number": number, "space": self._ledger.space(number), "skip_epochs": 0}
 
     def _used_up(self) -> bool:
         search = self._ledger.config.search
@@ -69,50 +117,24 @@ class LedgerSearcher(Searcher):
 class LedgerScheduler(FIFOScheduler):
     """Records every report and decides whether its trial goes on."""
 
-    def __init__(self, ledger: Ledger, interrupted: Callable[[], int]):
+    def __init__(self, ledger: Ledger, referee: Referee, interrupted: Callable[[], int]):
         super().__init__()
-        self._ledger, self._is_over = ledger, interrupted
-        self._progress = {t.number: _progress(ledger, t.space, t.reports) for t in ledger.trials()}
+        self._ledger, self._referee, self._is_over = ledger, referee, interrupted
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Record the epochs of one step; STOP if it failed, diverged, is complete or falls behind.
 
         An interrupted sweep stops its trials too, but leaves them open in the ledger.
         """
-        number = trial.config["number"]
+        number, space = trial.config["number"], trial.config["space"]
         if failure := result.get("failure"):
             self._ledger.end(number, "failed", failure)
             return TrialScheduler.STOP
         for report in result["reports"]:
-            if not self._ledger.record(number, report):
-                continue
-            if end := self._judge(trial.config, report):
-                self._ledger.end(number, *end)
+            recorded = self._ledger.record(number, report)
+            if recorded and self._referee.judge(number, space, report):
                 return TrialScheduler.STOP
         return TrialScheduler.STOP if self._is_over() else TrialScheduler.CONTINUE
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-    def _judge(self, job: dict[str, Any], report: dict[str, Any]) -> tuple[str, str] | None:
-        """The state and the reason with which a trial ends after this report; None: it goes on."""
-        config, epoch = self._ledger.config, report["epoch"]
-        if report["diverged"]:
-            return "diverged", f"the loss stopped being finite in epoch {epoch}"
-        own = self._progress.get(job["number"]) or _progress(self._ledger, job["space"], ())
-        own = own._replace(values={**own.values, epoch: report[config.search.metric]})
-        self._progress[job["number"]] = own
-        if epoch == config.training.num_epochs:
-            return "complete", ""
-        others = [p for number, p in self._progress.items() if number != job["number"]]
-        reason = reason_to_stop(config, own, epoch, others)
-        return ("pruned", reason) if reason else None
-
-
-def _progress(ledger: Ledger, space: dict[str, Any], reports: Sequence[dict]) -> Progress:
-    metric, steps = ledger.config.search.metric, ledger.sweep().steps_per_epoch
-    warmup = warmup_steps(
-        space, num_epochs=ledger.config.training.num_epochs, steps_per_epoch=steps
-    )
-    values = {r["epoch"]: r[metric] for r in reports if not r["diverged"]}
-    return Progress(next(iter(space["schedule"])), warmup / steps, values)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from sweep import delivery
 from sweep.delivery import Destination, Status
-from sweep.study import SweepRecord, TrialRecord, open_ledger
+from sweep.directory import open_ledger
+from sweep.study import SweepRecord, TrialRecord
 
 Connect = Callable[[SweepRecord], Destination]
 Deliver = Callable[[Destination, SweepRecord, list[TrialRecord]], Iterator[Destination]]

@@ -11,18 +11,14 @@ the driver writes; any other process may read at any time. A sweep's directory h
 
 import hashlib
 import json
-import os
 import time
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import (
@@ -31,19 +27,17 @@ from search_spaces import (
     IntUniform,
     SweepConfig,
     Uniform,
-    config_to_yaml,
     flat_parameters,
-    grid_points,
-    load_config,
-    point_to_parameters,
     sample_space,
 )
-from sweep.errors import CommandError
+from sweep.files import append_line, read_reports
 from trainers.schedules import learning_rate_curve
 
-_FORMAT = 1
-_STARTED = tuple(state for state in TrialState if state != TrialState.WAITING)
-_NO_SAMPLER = optuna.samplers.RandomSampler(0)  # for a study that is only read
+STARTED = tuple(state for state in TrialState if state != TrialState.WAITING)
+
+
+class InvalidTrialError(ValueError):
+    """Parameters that give no valid schedule; the ledger holds the trial as failed."""
 
 
 class TrialRecord(NamedTuple):
@@ -82,6 +76,7 @@ class Ledger:
         self._header = header
         self._ended: dict[int, TrialRecord] = {}
         self._live: dict[int, optuna.Trial] = {}  # opening one again would sample again
+        self._recorded: dict[int, int] = {}  # epochs of live trials
 
     def sweep(self) -> SweepRecord:
         """The sweep's own record."""
@@ -151,7 +146,7 @@ class Ledger:
 
     def asked(self) -> int:
         """How many trials were ever started."""
-        return len(self.study.get_trials(deepcopy=False, states=_STARTED))
+        return len(self.study.get_trials(deepcopy=False, states=STARTED))
 
     def target_reached(self) -> bool:
         """Whether a complete trial is as good as the target asked for."""
@@ -186,6 +181,7 @@ class Ledger:
         reports = list(read_reports(self.metrics_path(number)))
         for report in reports[len(frozen.intermediate_values) :]:
             self._report_value(number, report)
+        self._recorded[number] = len(reports)
         return len(reports)
 
     def _propose(self, trial: optuna.Trial) -> None:
@@ -195,7 +191,7 @@ class Ledger:
         except ValueError as error:
             self.trial_directory(trial.number).mkdir(parents=True, exist_ok=True)
             self.end(trial.number, "failed", f"the schedule is not valid: {error}")
-            raise
+            raise InvalidTrialError(str(error)) from error
         trial.set_user_attr("curve_sha256", curve_sha256)
         self.trial_directory(trial.number).mkdir(parents=True, exist_ok=True)
 
@@ -214,10 +210,11 @@ class Ledger:
 
     def record(self, number: int, report: Mapping[str, Any]) -> bool:
         """Append an epoch's report, durably; False if that epoch was recorded before."""
-        if report["epoch"] <= len(self._frozen(number).intermediate_values):
+        if report["epoch"] <= self._recorded.get(number, 0):
             return False
-        line = {k: _finite(v) for k, v in report.items()} | {"timestamp_ms": _now_ms()}
-        _append_line(self.metrics_path(number), json.dumps(line, allow_nan=False))
+        line = {k: _finite(v) for k, v in report.items()} | {"timestamp_ms": now_ms()}
+        append_line(self.metrics_path(number), json.dumps(line, allow_nan=False))
+        self._recorded[number] = report["epoch"]
         self._report_value(number, line)
         return True
 
@@ -242,121 +239,6 @@ class Ledger:
         return self.study.get_trials(deepcopy=False)[number]
 
 
-def create_ledger(
-    directory: Path,
-    config: SweepConfig,
-    *,
-    storage: str | None,
-    tracking_uri: str,
-    steps_per_epoch: int,
-    facts: Mapping[str, str],
-) -> Ledger:
-    """A new sweep: its directory, frozen config and study, with known points enqueued."""
-    directory.mkdir(parents=True)
-    text = config_to_yaml(config)
-    header = {
-        "format": _FORMAT,
-        "name": directory.name,
-        "storage": storage,
-        "tracking_uri": tracking_uri,
-        "created_ms": _now_ms(),
-        "config_sha256": _sha256(text),
-    }
-    write_text(directory / "config.yaml", text)
-    goal = config.search.goal
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        storage=_storage(directory, storage), study_name=directory.name, direction=goal
-    )
-    study.set_user_attr("steps_per_epoch", steps_per_epoch)
-    study.set_user_attr("facts", dict(facts))
-    known = [point_to_parameters(config, point) for point in config.enqueue]
-    known += grid_points(config) if config.search.algorithm == "grid" else []
-    for parameters in known:
-        study.enqueue_trial(parameters, skip_if_exists=True)
-    write_text(directory / "sweep.json", json.dumps(header, indent=2) + "\n")
-    return open_ledger(directory, proposing=True)
-
-
-def open_ledger(directory: Path, *, proposing: bool = False) -> Ledger:
-    """An existing sweep, to be read, or with `proposing` to be gone on with.
-
-    Raises CommandError for a directory that is not a sweep or whose config was changed.
-    """
-    path = directory / "sweep.json"
-    if not path.exists():
-        raise CommandError(f"{directory} is not a sweep: it holds no sweep.json")
-    header = json.loads(path.read_text())
-    if header["format"] != _FORMAT:
-        raise CommandError(f"{path} must have format {_FORMAT}, but it has {header['format']}")
-    frozen = directory / "config.yaml"
-    if not frozen.exists() or _sha256(frozen.read_text()) != header["config_sha256"]:
-        raise CommandError(
-            f"{frozen} is not what this sweep was launched with; "
-            "restore it, or launch the changed config under a new name"
-        )
-    config = load_config(frozen)
-    study = optuna.load_study(
-        storage=_storage(directory, header["storage"]),
-        study_name=header["name"],
-        sampler=_NO_SAMPLER,
-    )
-    if proposing:
-        # Each launch has a stream of its own, so that a resumed sweep does not repeat proposals.
-        started = len(study.get_trials(deepcopy=False, states=_STARTED))
-        study.sampler = _sampler(config, config.search.seed + started)
-    return Ledger(directory, config, header, study)
-
-
-def read_sweep(directory: Path) -> tuple[SweepRecord, list[TrialRecord]]:
-    """A sweep and its trials as they stand now."""
-    ledger = open_ledger(directory)
-    return ledger.sweep(), ledger.trials()
-
-
-def read_reports(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a metric file; a last line that was cut off is not one."""
-    if not path.exists():
-        return
-    *lines, _ = path.read_bytes().split(b"\n")
-    for line in lines:
-        yield json.loads(line)
-
-
-def _append_line(path: Path, line: str) -> None:
-    with path.open("ab+") as file:
-        _drop_partial_line(file)
-        file.write(line.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _drop_partial_line(file: Any) -> None:
-    file.seek(0)
-    content = file.read()
-    if content and not content.endswith(b"\n"):
-        file.truncate(content.rfind(b"\n") + 1)
-
-
-def _storage(directory: Path, url: str | None) -> Any:
-    if url is None:
-        return JournalStorage(JournalFileBackend(str(directory / "study.journal")))
-    return url
-
-
-def _sampler(config: SweepConfig, seed: int) -> optuna.samplers.BaseSampler:
-    if config.search.algorithm == "tpe":
-        with warnings.catch_warnings():
-            # Modelling a family's parameters together, family by family, is marked experimental.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.TPESampler(
-                multivariate=True, group=True, constant_liar=True, seed=seed
-            )
-    if config.search.algorithm == "cmaes":
-        return optuna.samplers.CmaEsSampler(seed=seed)
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
 def _suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Any:
     match distribution:
         case Uniform(low, high, log):
@@ -379,27 +261,14 @@ def _value(report: Mapping[str, Any], metric: str) -> float | None:
     return None if report["diverged"] else report[metric]
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """The time now, in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
 
 
 def _milliseconds(moment: datetime | None) -> int:
     return 0 if moment is None else round(moment.timestamp() * 1000)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file so that it is whole after a crash at any instant."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

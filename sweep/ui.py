@@ -14,6 +14,7 @@ from sweep.delivery import (
     read_status,
     without_password,
 )
+from sweep.directory import read_header
 from sweep.errors import CommandError
 
 # Nothing but the pages and their data: no job runner, no gateway to language models.
@@ -25,8 +26,9 @@ _SERVER_ENVIRONMENT = {
 
 def serve(sweeps_dir: Path, directory: Path | None, port: int) -> None:
     """Run an MLflow server on loopback until Ctrl-C, or name the server that is there already."""
-    uri = default_tracking_uri(sweeps_dir) if directory is None else read_status(directory).uri
-    uri = uri or default_tracking_uri(sweeps_dir)
+    uri = default_tracking_uri(sweeps_dir)
+    if directory is not None:
+        uri = read_header(directory)["tracking_uri"]
     if not uri.startswith("sqlite:"):
         print(f"this store has a server of its own: {without_password(uri)}{_page(directory)}")
         return

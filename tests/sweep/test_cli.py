@@ -12,7 +12,7 @@ import pytest
 
 from search_spaces import is_concrete, load_config, parse_config, presets
 from sweep.delivery import Status, write_status
-from sweep.study import create_ledger
+from sweep.directory import create_ledger
 
 SWEEP = str(Path(sys.executable).with_name("sweep"))
 CONFIG = """\
@@ -83,6 +83,16 @@ def modules_of(folder: Path, *arguments: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """Variables that make one `sweep train` use the programs that another compiled."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": tmp_path_factory.mktemp("programs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0,
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": -1,
+    }
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "rates.yaml").write_text(CONFIG)
@@ -139,7 +149,6 @@ HEAVY = {"jax", "ray", "mlflow", "optuna", "numpy"}
         (["--help"], HEAVY),
         (["launch", "--help"], HEAVY),
         (["no-such-command"], HEAVY),
-        (["status", "no-such-sweep"], HEAVY),
         (["check", "rates.yaml"], HEAVY - {"numpy"}),
         (["launch", "rates.yaml"], HEAVY - {"numpy"}),  # its name is taken
     ],
@@ -222,10 +231,9 @@ def test_a_broken_file_is_refused_where_it_is_broken(
     folder: Path, old: str, new: str, faults: list[str]
 ):
     (folder / "bad.yaml").write_text(CONFIG.replace(old, new))
-    lines = refused(folder, "check", "bad.yaml", code=2).splitlines()
+    lines = refused(folder, "launch", "bad.yaml", code=2).splitlines()
     for line, fault in zip(lines, faults, strict=True):
         assert line.startswith(fault)
-    assert refused(folder, "launch", "bad.yaml", code=2).splitlines() == lines
     assert not (folder / "sweeps").exists()
 
 
@@ -253,13 +261,16 @@ def test_what_is_no_sweep_file_is_refused(folder: Path, file: str, message: str)
         (["data.dataset=mnits"], ["--set:1:14: data.dataset: unknown name 'mnits'; did you mean"]),
         (
             ["training.seed=-1", "search.seed=-1"],
-            ["--set:1:15: training.seed: 0 <= seed", "--set:2:13: search.seed: 0 <= seed"],
+            [
+                "--set:1:15: training.seed: seed >= 0 must",
+                "--set:2:13: search.seed: seed >= 0 must",
+            ],
         ),
     ],
 )
 def test_an_override_that_is_wrong_is_named(folder: Path, overrides: list[str], faults: list[str]):
     arguments = [word for override in overrides for word in ("--set", override)]
-    lines = refused(folder, "launch", "rates.yaml", *arguments, code=2).splitlines()
+    lines = refused(folder, "check", "rates.yaml", *arguments, code=2).splitlines()
     for line, fault in zip(lines, faults, strict=True):
         assert line.startswith(fault)
 
@@ -286,14 +297,18 @@ def test_a_name_that_is_taken_is_refused_with_both_ways_out(
     assert sorted(path.name for path in (folder / "sweeps").iterdir()) == sorted({name, "rates-2"})
 
 
-@pytest.mark.parametrize("command", ["resume", "status", "best", "export", "ui"])
 @pytest.mark.parametrize(
-    ("name", "hint"),
-    [("ratse", "did you mean rates?"), ("unlike-any", "list them with: sweep ls")],
+    ("command", "name", "hint"),
+    [
+        ("resume", "ratse", "did you mean rates?"),
+        ("status", "cutoff", "did you mean cut-off?"),
+        ("best", "unlike-any", "list them with: sweep ls"),
+        ("export", "rate", "did you mean rates?"),
+        ("ui", "ratse", "did you mean rates?"),
+    ],
 )
 def test_a_sweep_that_is_not_there_is_refused(home: Path, command: str, name: str, hint: str):
-    text = refused(home, command, name, code=2)
-    assert text == f"no sweep {name} in sweeps; {hint}"
+    assert refused(home, command, name, code=2) == f"no sweep {name} in sweeps; {hint}"
 
 
 def test_ls_lists_the_sweeps(home: Path):
@@ -321,20 +336,15 @@ def test_ls_prints_json(home: Path):
 def test_ls_where_there_are_no_sweeps(tmp_path: Path, home: Path):
     way_out = "start one with: sweep launch quickstart\n"
     assert printed(tmp_path, "ls") == f"no sweeps in sweeps; {way_out}"
-    assert json.loads(printed(tmp_path, "ls", "--json")) == []
+    assert json.loads(printed(tmp_path, "ls", "--json", "--sweeps-dir", "none")) == []
     assert "rates" in printed(tmp_path, "ls", SWEEP_DIR=home / "sweeps")
-    assert "rates" in printed(tmp_path, "ls", "--sweeps-dir", home / "sweeps")
 
 
 def test_one_sweep_that_was_changed_does_not_hide_the_others(home: Path, tmp_path: Path):
-    (tmp_path / "sweeps").symlink_to(home / "sweeps")
-    assert "rates" in printed(tmp_path, "ls")
-    damaged = tmp_path / "more"
-    damaged.mkdir()
-    (damaged / "rates").symlink_to(home / "sweeps" / "rates")
-    (damaged / "broken").mkdir()
-    (damaged / "broken" / "sweep.json").write_text('{"format": 1, "config_sha256": ""}')
-    assert "rates" in run(tmp_path, "ls", "--sweeps-dir", damaged).stdout
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "sweep.json").write_text('{"format": 1, "config_sha256": ""}')
+    (tmp_path / "rates").symlink_to(home / "sweeps" / "rates")
+    assert "rates" in run(tmp_path, "ls", "--sweeps-dir", tmp_path).stdout
 
 
 def test_status_says_where_a_sweep_stands(home: Path):
@@ -403,12 +413,15 @@ def test_export_to_where_nothing_can_be_written(home: Path, output: str):
 
 def test_ui_of_a_sweep_on_a_server_names_its_page(home: Path, tmp_path: Path):
     (tmp_path / "sweeps" / "rates").mkdir(parents=True)
-    (tmp_path / "sweeps" / "rates" / "sweep.json").touch()
-    held = Status(uri="http://ada:secret@host:1", experiment_id="3", parent_run_id="ab")
+    header = {"format": 1, "tracking_uri": "http://ada:secret@host:1"}
+    (tmp_path / "sweeps" / "rates" / "sweep.json").write_text(json.dumps(header))
+    held = Status(experiment_id="3", parent_run_id="ab")
     write_status(tmp_path / "sweeps" / "rates", held)
     said = "this store has a server of its own: http://"
-    assert printed(tmp_path, "ui", "rates") == f"{said}host:1/#/experiments/3/runs/ab\n"
-    assert printed(tmp_path, "ui", MLFLOW_TRACKING_URI="http://me:pw@h") == f"{said}h\n"
+    page = printed(tmp_path, "ui", "rates")
+    assert page.startswith(f"{said}host:1/#/experiments/3/runs/ab")
+    assert "secret" not in page
+    assert printed(tmp_path, "ui", MLFLOW_TRACKING_URI="http://me:pw@h").startswith(f"{said}h\n")
 
 
 def test_train_takes_no_free_parameters(folder: Path):
@@ -417,21 +430,19 @@ def test_train_takes_no_free_parameters(folder: Path):
     assert "sweep export" in text
 
 
-@pytest.mark.parametrize("command", ["train", "launch"])
-def test_a_folder_without_the_data_is_refused(folder: Path, command: str):
+def test_a_folder_without_the_data_is_refused_before_anything_is_made(folder: Path):
     path = folder / "fashion.yaml"
     path.write_text(CONCRETE.replace("digits", "fashion_mnist"))
-    text = refused(
-        *(folder, command, path, "--manual-dir", "here"), code=2, SWEEP_CACHE_DIR=folder / "cache"
-    )
+    arguments = ["launch", path, "--manual-dir", "here"]
+    text = refused(folder, *arguments, code=2, SWEEP_CACHE_DIR=folder / "cache")
     assert text.startswith("here must hold the original files of fashion_mnist, but lacks train-")
     assert not (folder / "sweeps").exists()
 
 
-def test_train_prints_its_metric_beside_the_expected_one(folder: Path):
+def test_train_prints_its_metric_beside_the_expected_one(folder: Path, cache: dict[str, object]):
     path = folder / "best.yaml"
     path.write_text(CONCRETE + "expected: {value: 2.0}\n")
-    done = run(folder, "train", path)
+    done = run(folder, "train", path, **cache)
     assert done.returncode == 0
     metric, expected, test = [line.split(" ", 1) for line in done.stdout.splitlines()]
     assert (metric[0], test[0]) == ("val_accuracy", "test_accuracy")
@@ -443,29 +454,30 @@ def test_train_prints_its_metric_beside_the_expected_one(folder: Path):
     ]
     path.write_text(CONCRETE + f"expected: {{value: {metric[1]}}}\n")
     assert load_config(path).expected == {"value": float(metric[1])}
-    again = json.loads(run(folder, "train", path, "--json").stdout)
+    again = json.loads(run(folder, "train", path, "--json", **cache).stdout)
     assert again["value"] == again["expected"] == float(metric[1])
     assert (again["metric"], again["test_accuracy"]) == ("val_accuracy", float(test[1]))
 
 
-def test_train_that_diverges_says_so(folder: Path):
+def test_train_that_diverges_says_so(folder: Path, cache: dict[str, object]):
     (folder / "best.yaml").write_text(CONCRETE.replace("peak_lr: 0.1", "peak_lr: 1e30"))
-    done = run(folder, "train", "best.yaml")
+    done = run(folder, "train", "best.yaml", **cache)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.endswith("the loss stopped being finite in epoch 1\n")
 
 
-def test_ctrl_c_ends_training_without_a_traceback(folder: Path):
+def test_ctrl_c_ends_training_without_a_traceback(folder: Path, cache: dict[str, object]):
     (folder / "best.yaml").write_text(CONCRETE.replace("num_epochs: 2", "num_epochs: 10000"))
     with subprocess.Popen(
         [SWEEP, "train", "best.yaml"],
         cwd=folder,
-        env=environment(),
+        env=environment(**cache),
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("epoch   1 ")
         process.send_signal(signal.SIGINT)
-        *_, last = process.stderr.read().splitlines()
-    assert (process.returncode, last) == (130, "interrupted")
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert "Traceback" not in rest

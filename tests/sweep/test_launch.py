@@ -18,9 +18,12 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from sweep.study import SweepRecord, TrialRecord, read_sweep
+from sweep.directory import read_sweep
+from sweep.study import SweepRecord, TrialRecord
 from tests.tracking_server import free_port, serving
 from trainers.schedules import SCHEDULES, learning_rate_curve
 
@@ -96,13 +99,9 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory, server: str) -> Finishe
     return finished(completed, folder / "sweeps" / "quickstart", server)
 
 
-def finished(
-    completed: subprocess.CompletedProcess[str], directory: Path, server: str
-) -> Finished:
+def finished(completed: subprocess.CompletedProcess[str], directory: Path, server: str) -> Finished:
     sweep, trials = read_sweep(directory)
-    storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(directory / "study.journal"))
-    )
+    storage = JournalStorage(JournalFileBackend(str(directory / "study.journal")))
     study = optuna.load_study(
         study_name=sweep.name, storage=storage, sampler=optuna.samplers.RandomSampler()
     )

@@ -14,8 +14,10 @@ import pytest
 from optuna.trial import TrialState
 
 from search_spaces import config_to_yaml, parse_config, point_to_parameters
+from sweep.directory import create_ledger, open_ledger, read_sweep
 from sweep.errors import CommandError
-from sweep.study import Ledger, create_ledger, open_ledger, read_reports, read_sweep
+from sweep.files import read_reports
+from sweep.study import Ledger
 
 EPOCHS = 4
 CONFIG = """
@@ -70,7 +72,7 @@ def trained(ledger: Ledger, state: str, *values: float) -> int:
 
 
 def python(script: str, *arguments: object) -> "subprocess.Popen[str]":
-    """Another process that runs `script` after the imports and helpers of this module."""
+    """Another process that runs `script` after the imports and functions of this module."""
     start = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
     start += "from test_study import *\nfolder = Path(sys.argv[1])\n"
     command = [sys.executable, "-c", start + script, *map(str, arguments)]
@@ -79,9 +81,12 @@ def python(script: str, *arguments: object) -> "subprocess.Popen[str]":
 
 def handed_out(ledger: Ledger, count: int) -> list[Any]:
     """What the search gives Ray Tune when it is asked `count` times."""
-    from sweep.search import LedgerSearcher  # imports Ray, which the other processes need not
+    from sweep.search import (
+        LedgerSearcher,
+        Referee,
+    )  # imports Ray, which the other processes need not
 
-    searcher = LedgerSearcher(ledger, lambda: 0)
+    searcher = LedgerSearcher(ledger, Referee(ledger), lambda: 0)
     return [searcher.suggest(str(index)) for index in range(count)]
 
 
@@ -322,7 +327,7 @@ def test_a_study_journal_whose_last_line_was_cut_off_is_gone_on_with(tmp_path: P
 def test_a_lock_that_a_killed_driver_left_does_not_block_for_ever(tmp_path: Path):
     create(tmp_path / "rates")
     lock = tmp_path / "rates" / "study.journal.lock"
-    os.symlink("rates/study.journal", lock)  # as Optuna makes it where the sweeps lie in "."
+    os.symlink(tmp_path / "rates" / "study.journal", lock)  # as Optuna makes it
     script = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (3, 60))\n"
     script += "os.chdir(folder); open_ledger(Path('rates'), proposing=True).ask()"
     process = python(script, tmp_path)

@@ -22,9 +22,10 @@ from search_spaces import config_to_yaml, parse_config
 from sweep import delivery
 from sweep.curves import thin_curve
 from sweep.delivery import TrialDelivery
+from sweep.directory import create_ledger, open_ledger
 from sweep.projection import applied_curve, best_points, learning_rate_points
 from sweep.shipping import locked
-from sweep.study import SweepRecord, TrialRecord, create_ledger, open_ledger
+from sweep.study import SweepRecord, TrialRecord
 from sweep.tracking import connect, deliver
 from tests.tracking_server import free_port, serving
 from trainers.schedules import learning_rate_curve

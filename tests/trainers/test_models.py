@@ -20,11 +20,10 @@ STAX_INIT, STAX_APPLY = stax.serial(
     stax.Dense(10),
 )
 
-over_shapes = pytest.mark.parametrize("image_shape", [(8, 8, 1), (28, 28, 1), (7, 5, 3)])
 
-
-@over_shapes
-@pytest.mark.parametrize("seed", [0, 123])
+@pytest.mark.parametrize(
+    ("image_shape", "seed"), [((8, 8, 1), 0), ((28, 28, 1), 123), ((7, 5, 3), 1)]
+)
 def test_the_parameters_are_those_of_stax_bit_for_bit(
     image_shape: tuple[int, int, int], seed: int
 ) -> None:
@@ -39,11 +38,11 @@ def test_the_parameters_are_those_of_stax_bit_for_bit(
             np.testing.assert_array_equal(ours[name][part], expected, f"{name} {part}")
 
 
-@over_shapes
-def test_the_logits_are_those_of_stax(image_shape: tuple[int, int, int]) -> None:
+def test_the_logits_are_those_of_stax() -> None:
+    image_shape = (7, 8, 3)
     images = jax.random.uniform(jax.random.key(1), (5, *image_shape))
     params = init_cnn(jax.random.key(0), image_shape=image_shape, num_classes=10)
-    theirs = [()] * 6
+    theirs: list[tuple[jax.Array, ...]] = [()] * 6
     for name, layer in LAYERS.items():
         theirs[layer] = (params[name]["kernel"], params[name]["bias"])
     ours = apply_cnn(params, images)

@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Any
 
 import jax
@@ -33,14 +34,14 @@ def three_steps(transform: optax.GradientTransformation, scaled: bool) -> list[A
     return found
 
 
+@partial(jax.jit, static_argnames=("optimizer",))
+def program(numbers: dict[str, jax.Array], optimizer: str) -> list[Any]:
+    return three_steps(direction(optimizer, numbers), scaled=False)
+
+
 def our_steps(optimizer: str, numbers: dict[str, float]) -> list[Any]:
-    """With the numbers as inputs of a compiled program."""
-
-    @jax.jit
-    def program(traced: dict[str, jax.Array]) -> list[Any]:
-        return three_steps(direction(optimizer, traced), scaled=False)
-
-    return program({name: jnp.float32(number) for name, number in numbers.items()})
+    """With the numbers as inputs of a compiled program, as a training has them."""
+    return program({name: jnp.float32(number) for name, number in numbers.items()}, optimizer)
 
 
 def with_decay(decay: float, transform: optax.GradientTransformation) -> Any:

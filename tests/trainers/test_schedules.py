@@ -167,7 +167,7 @@ def test_warmup_and_cosine_equal_optax(final_fraction: float) -> None:
 def test_piecewise_constant_moves_on_after_the_boundary_and_optax_at_it() -> None:
     ours = curve_of("piecewise_constant", {"values": [0.4, 0.2], "boundaries_steps": [10]})
     theirs = evaluated(optax.piecewise_constant_schedule(0.4, {10: 0.5}), range(TICKS))
-    assert ours[9:12].tolist() == np.float32([0.4, 0.4, 0.2]).tolist()
+    assert ours[9:12].tolist() == np.array([0.4, 0.4, 0.2], np.float32).tolist()
     assert_close(theirs[9:12].astype(np.float32), np.array([0.4, 0.2, 0.2]))
     assert_close(np.delete(ours, 10), np.delete(theirs, 10))
 
