@@ -60,22 +60,28 @@ def load_checkpoint(path: Path, like: Any, fingerprint: str) -> Checkpoint:
         arrays = load(payload)
         metadata = _metadata(payload)
         epoch, reports = int(metadata["epoch"]), json.loads(metadata["reports"])
+        owner = metadata["fingerprint"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"the checkpoint must be readable, but {path}: {error}") from error
-    if metadata["fingerprint"] != fingerprint:
+    if owner != fingerprint:
         raise CheckpointError(f"the checkpoint must belong to this run, but {path} does not")
     return Checkpoint(fingerprint, epoch, _restored(arrays, like, path), reports)
 
 
 def load_latest(path: Path, like: Any, fingerprint: str) -> Checkpoint | None:
-    """The newest sound checkpoint of this run: at `path`, else the one before it, else None."""
+    """The newest sound checkpoint of this run: at `path`, else the one before it, else None.
+
+    One that is not sound is put aside, so that it never takes the place of a sound one.
+    """
     for candidate in (path, previous_path(path)):
         if not candidate.exists():
             continue
         try:
             return load_checkpoint(candidate, like, fingerprint)
         except CheckpointError as error:
-            log.warning("%s; going back further", error)
+            aside = candidate.with_name(candidate.name + ".damaged")
+            candidate.replace(aside)
+            log.warning("%s; it is now %s, and an earlier state is taken", error, aside.name)
     return None
 
 

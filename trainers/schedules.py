@@ -126,7 +126,7 @@ def cosine_decay(
     return peak_lr * (final_fraction + (1 - final_fraction) * wave)
 
 
-def custom(ticks: np.ndarray, *, function: str, **parameters: Any) -> np.ndarray:
+def custom(ticks: np.ndarray, /, *, function: str, **parameters: Any) -> np.ndarray:
     """Any Python function of the tick, named `module:function` or `path/to/file.py:function`.
 
     lr[t] = function(t, **parameters)
@@ -135,8 +135,7 @@ def custom(ticks: np.ndarray, *, function: str, **parameters: Any) -> np.ndarray
     """
     rule = _load_function(function)
     try:
-        values = [rule(_as_int(tick), **parameters) for tick in ticks.tolist()]
-        return np.asarray(values, np.float64)
+        return np.array([float(rule(_as_int(tick), **parameters)) for tick in ticks.tolist()])
     except Exception as error:
         raise ValueError(
             f"function must return a learning rate for every tick, but {function} "
@@ -149,7 +148,7 @@ def divide_by_three(tick: int, *, init_lr: float) -> float:
 
     lr[t] = init_lr / 3**t
     """
-    return init_lr / 3.0**tick
+    return init_lr * 3.0**-tick
 
 
 SCHEDULES: dict[str, Callable[..., np.ndarray]] = {
@@ -246,7 +245,7 @@ def _body(family: str, parameters: dict[str, Any], steps: int, epoch_steps: int)
     ticks = first_tick + np.arange(index[-1] + 1, dtype=np.float64)
     units = {"steps": 1, "epochs": epoch_steps, "fraction": steps}
     arguments = _arguments(family, parameters, units, tick_steps)
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         return SCHEDULES[family](ticks, **arguments)[index]
 
 
@@ -283,7 +282,7 @@ def _in_ticks(stem: str, duration: Any, unit_steps: int, tick_steps: int) -> Any
     """A duration, or a list of them, in ticks; whole where only rounding kept it from being so."""
     if isinstance(duration, Sequence) and not isinstance(duration, str):
         return [_in_ticks(stem, entry, unit_steps, tick_steps) for entry in duration]
-    ticks = _number(stem, duration) * unit_steps / tick_steps
+    ticks = _number(stem, _number(stem, duration) * unit_steps / tick_steps)
     return round(ticks) if math.isclose(ticks, round(ticks), rel_tol=1e-9) else ticks
 
 
@@ -327,9 +326,13 @@ def _as_int(tick: float) -> int | float:
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise ValueError(f"{name} must be a number, but got {value!r}")
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:  # an int that no float can hold
+        number = math.inf
+    if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, but got {value}")
-    return float(value)
+    return number
 
 
 def _non_negative(**named: Any) -> None:

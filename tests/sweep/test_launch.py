@@ -225,8 +225,8 @@ def test_the_winner_trains_again_to_the_last_digit(quickstart: Finished) -> None
     assert 0.9 < result["test_accuracy"] <= 1
 
 
-def test_real_images_from_search_to_retraining(tmp_path: Path) -> None:
-    assert os.environ.get("SWEEP_MANUAL_DIR"), "set SWEEP_MANUAL_DIR to the Fashion-MNIST files"
+def test_real_images_from_search_to_retraining(tmp_path: Path, manual_dir: Path) -> None:
+    cache = {"SWEEP_CACHE_DIR": str(tmp_path / "cache")}
     settings = overrides(
         "data.train_examples=5120",
         "data.validation_examples=2000",
@@ -234,11 +234,12 @@ def test_real_images_from_search_to_retraining(tmp_path: Path) -> None:
         "search.num_trials=4",
         "pruning.algorithm=none",
     )
-    launched = run(tmp_path, "launch", "fashion_mnist", *settings)
+    arguments = ("launch", "fashion_mnist", *settings, "--manual-dir", str(manual_dir))
+    launched = run(tmp_path, *arguments, **cache)
     assert launched.returncode == 0, launched.stderr
     exported = run(tmp_path, "export", "fashion-mnist-schedules", "-o", "best.yaml")
     assert exported.returncode == 0, exported.stderr
-    again = run(tmp_path, "train", "best.yaml", "--json")
+    again = run(tmp_path, "train", "best.yaml", "--json", **cache)
     result = json.loads(again.stdout)
     assert result["value"] == result["expected"] > 0.5
 

@@ -152,13 +152,18 @@ def test_damage_is_found_and_the_one_before_taken(
     with pytest.raises(CheckpointError, match=f"^{re.escape(message)}$"):
         load(path)
     with caplog.at_level(logging.WARNING):
-        assert latest(path) is None
         previous_path(path).write_bytes(files[1])
         assert_same(latest(path), checkpoint_of(1))
+        save_checkpoint(path, checkpoint_of(2))
+        assert previous_path(path).read_bytes() == files[1]
+        path.unlink()
         previous_path(path).write_bytes(damage(files[1]))
         assert latest(path) is None
-    assert caplog.messages[0] == f"{message}; going back further"
-    assert len(caplog.messages) == 4
+    aside = path.with_name(path.name + ".damaged")
+    assert aside.read_bytes() == damage(files[2])
+    earlier = "and an earlier state is taken"
+    assert caplog.messages[0] == f"{message}; it is now {aside.name}, {earlier}"
+    assert len(caplog.messages) == 2
 
 
 def test_no_file_is_no_checkpoint(path: Path) -> None:

@@ -45,14 +45,6 @@ assert "tensorflow" not in sys.modules
 
 
 @pytest.fixture(scope="session")
-def manual_dir() -> Path:
-    folder = os.environ.get("SWEEP_MANUAL_DIR")
-    if not folder:
-        pytest.fail("set SWEEP_MANUAL_DIR to the folder with the four Fashion-MNIST .gz files")
-    return Path(folder)
-
-
-@pytest.fixture(scope="session")
 def fashion_cache(manual_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = tmp_path_factory.mktemp("cache")
     load_dataset("fashion_mnist", validation_split="test", manual_dir=manual_dir, cache_dir=cache)

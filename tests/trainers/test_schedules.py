@@ -512,7 +512,7 @@ def test_a_fault_in_a_schedule_is_named(
     ("body", "message"),
     [
         ("return float('nan')", "every learning rate must be finite, but custom gives nan"),
-        ("return None", "every learning rate must be finite, but custom gives nan"),
+        ("return None", "function must return a learning rate for every tick, but"),
         ("return [t, t]", "function must return a learning rate for every tick, but"),
         ("return 'fast'", "function must return a learning rate for every tick, but"),
         ("return -t", "every learning rate must be >= 0, but custom gives -39.0"),
