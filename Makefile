@@ -7,6 +7,7 @@ BIN := .venv/bin
 
 quickstart: .venv/installed
 	$(BIN)/sweep launch quickstart --name quickstart-$$(date +%Y%m%d-%H%M%S)
+	@echo "The command is $(BIN)/sweep; put it on your path with:  source $(BIN)/activate"
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)

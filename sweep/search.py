@@ -127,13 +127,13 @@ class LedgerScheduler(FIFOScheduler):
         An interrupted sweep stops its trials too, but leaves them open in the ledger.
         """
         number, space = trial.config["number"], trial.config["space"]
-        if failure := result.get("failure"):
-            self._ledger.end(number, "failed", failure)
-            return TrialScheduler.STOP
         for report in result["reports"]:
             recorded = self._ledger.record(number, report)
             if recorded and self._referee.judge(number, space, report):
                 return TrialScheduler.STOP
+        if failure := result["failure"]:
+            self._ledger.end(number, "failed", failure)
+            return TrialScheduler.STOP
         return TrialScheduler.STOP if self._is_over() else TrialScheduler.CONTINUE
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What runs on a worker: one Ray actor trains one trial after another. The main path is here."""
 
 import os
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from trainers.data import Dataset
 from trainers.devices import claim, count_programs, describe
 from trainers.schedules import learning_rate_curve
 
+_REPORT_EVERY_S = 0.1  # a report costs the driver some milliseconds
 # trainers.training imports jax, which reads its environment once: so only after claim().
 
 
@@ -52,13 +54,17 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Once per epoch: train it and report. An exception in the training is a result as well."""
+        """Train an epoch, or several short ones, and report; an exception is a result as well."""
+        reports, started = [], time.monotonic()
         try:
-            report = next(self.reports)
+            for report in self.reports:
+                worker = self.worker | dict(self.programs)
+                reports.append(report._asdict() | {"diverged": report.diverged, "worker": worker})
+                if time.monotonic() - started > _REPORT_EVERY_S:
+                    break
         except Exception:
-            return {"failure": traceback.format_exc()}
-        worker = self.worker | dict(self.programs)
-        return {"reports": [report._asdict() | {"diverged": report.diverged, "worker": worker}]}
+            return {"reports": reports, "failure": traceback.format_exc()}
+        return {"reports": reports, "failure": None if reports else "no epoch was left to train"}
 
     def train_trial(self, number: int, space: dict, skip_epochs: int) -> Iterator[Any]:
         """One trial, epoch by epoch: parameters -> learning-rate curve -> training run."""
