@@ -21,9 +21,9 @@ from search_spaces.faults import Flaw, hint, shown, validation_error
 from search_spaces.messages import flaws_of
 from search_spaces.points import spelled_out
 from search_spaces.space import Space
+from trainers.data import DATASETS
 from trainers.hyperparameters import HYPERPARAMETERS, MODELS
 
-DATASETS = ("fashion_mnist", "mnist", "kmnist", "digits")
 NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _SEED = 2**32 - 1
 
@@ -37,7 +37,7 @@ def _one_of(names: tuple[str, ...], value: str) -> str:
 
 _Dataset = Annotated[
     str,
-    AfterValidator(partial(_one_of, DATASETS)),
+    AfterValidator(partial(_one_of, tuple(DATASETS))),
     Field(json_schema_extra={"enum": list(DATASETS)}),
 ]
 _Model = Annotated[
@@ -94,7 +94,7 @@ class Data(Record):
 
     dataset: _Dataset = Field(description="Name of the dataset.")
     validation_examples: int = Field(
-        default=0, ge=0, description="Examples cut from the end of the training split."
+        default=0, ge=0, description="Examples cut from the training split, always the same ones."
     )
     validation_split: Literal["train", "test"] = Field(
         default="train",

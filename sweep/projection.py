@@ -173,7 +173,7 @@ def note(sweep: SweepRecord, trials: list[TrialRecord]) -> str:
         rows = [f"| {key} | `{value}` |" for key, value in parameters(best.parameters).items()]
         lines.append("\n".join(["| parameter | value |", "|---|---|", *rows])[:4000])
     commands = [f"sweep export {sweep.name} -o best.yaml"] if best is not None else []
-    if sweep.state in ("interrupted", "failed"):
+    if sweep.state == "interrupted":
         commands.append(f"sweep resume {sweep.name}")
     lines += ["```\n" + "\n".join(commands) + "\n```"] if commands else []
     return "\n\n".join(line for line in lines if line)

@@ -35,6 +35,7 @@ def main(connect: Connect, deliver: Deliver, arguments: Sequence[str] | None = N
     options = parser.parse_args(arguments)
     if not options.directory.is_dir():
         parser.error(f"DIRECTORY must be a sweep's directory, but got {options.directory}")
+    os.nice(10)  # training goes first
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     # Ctrl-C reaches the whole process group, and the driver decides what it means.
