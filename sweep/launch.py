@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -125,13 +126,14 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.update(_RAY_ENVIRONMENT)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
+        _knock(address)
         ray.init(
             address=address,
             include_dashboard=False if address == "local" else None,
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise CommandError(
             f"no Ray cluster answers at {address}: {error}\n"
             "Start one with `ray start --head`, or leave --address out to use this machine.",
@@ -141,6 +143,13 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Refuse a `host:port` where nobody listens; Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def find_slots(config: SweepConfig) -> Slots:

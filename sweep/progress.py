@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sweep.delivery import without_password
+from sweep.delivery import read_status, without_password
 from sweep.results import best_trial, leaderboard, shown_state
 from sweep.study import Ledger, SweepRecord, TrialRecord
 
@@ -34,7 +34,7 @@ class Progress:
 
     def __init__(self, console: Console):
         self._console, self._started = console, time.monotonic()
-        self._drawn, self._ended = 0.0, 0
+        self._drawn, self._ended, self._told = 0.0, 0, False
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> "Progress":
@@ -51,6 +51,7 @@ class Progress:
             return
         self._drawn = time.monotonic()
         sweep, trials = ledger.sweep(), ledger.trials()
+        self._tell_trouble(sweep)
         line = headline(sweep, trials, time.monotonic() - self._started)
         if self._console.is_terminal:
             running = [t for t in trials if t.state == "running"]
@@ -60,6 +61,17 @@ class Progress:
         elif (ended := sum(t.state != "running" for t in trials)) > self._ended:
             self._ended = ended
             self._console.print(line.plain, soft_wrap=True)
+
+    def _tell_trouble(self, sweep: SweepRecord) -> None:
+        """Say once that MLflow cannot be reached; it changes nothing for the trials."""
+        error = None if self._told else read_status(sweep.directory).error
+        if error:
+            self._told = True
+            self._console.print(
+                f"MLflow at {without_password(sweep.tracking_uri)} takes nothing at present "
+                f"({error}); the sweep goes on, and delivers later",
+                soft_wrap=True,
+            )
 
 
 def counts(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> dict[str, int]:
@@ -131,7 +143,8 @@ def conclusion(outcome: "Outcome") -> Iterator[str]:
     best, name = best_trial(sweep.config, outcome.trials), sweep.name
     if best:
         metric = sweep.config.search.metric
-        yield f"winner   trial {best.number}: {best.parameters['schedule']}, {metric} {best.value}"
+        word = "so far  " if sweep.state == "interrupted" else "winner  "
+        yield f"{word} trial {best.number}: {best.parameters['schedule']}, {metric} {best.value}"
         yield f"         {shown_parameters(best.parameters)}"
     elif sweep.state == "failed":
         yield from _advice(outcome)

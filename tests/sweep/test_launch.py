@@ -251,6 +251,7 @@ def test_a_server_that_is_down_changes_no_result(tmp_path: Path) -> None:
     launched = run(tmp_path, "launch", "quickstart", *settings, MLFLOW_TRACKING_URI=uri)
     assert launched.returncode == 3, launched.stderr
     assert "sweep status quickstart" in launched.stdout
+    assert launched.stderr.count("takes nothing at present") == 1
     status = json.loads(run(tmp_path, "status", "quickstart", "--json").stdout)
     assert status["trials"] == {"complete": 2}
     assert status["undelivered"]["trials"] == 2
