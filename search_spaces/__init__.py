@@ -1,6 +1,6 @@
 """What may be searched: sweep files, their spaces, and the points in them."""
 
-from search_spaces.checks import check_samples
+from search_spaces.checks import check_samples, planned_steps
 from search_spaces.config import SweepConfig
 from search_spaces.distributions import Choice, Distribution, IntUniform, Scalar, Uniform
 from search_spaces.faults import ConfigError, Fault
@@ -41,6 +41,7 @@ __all__ = [
     "is_concrete",
     "load_config",
     "parse_config",
+    "planned_steps",
     "point_to_parameters",
     "preset_path",
     "presets",

@@ -13,21 +13,32 @@ from search_spaces.faults import ConfigError, Fault, Path, dotted, plain
 from search_spaces.keys import SPELLINGS
 from search_spaces.parameters import flat_parameters
 from search_spaces.space import Space, families, family_parameters, filled
-from trainers.schedules import learning_rate_curve
+from trainers.data import DATASETS
+from trainers.schedules import learning_rate_curve, steps_per_epoch
 
 
-def check_samples(config: SweepConfig, steps_per_epoch: int, n: int = 50) -> None:
+def planned_steps(config: SweepConfig) -> int:
+    """Optimizer steps in an epoch of this sweep, from what is known of its dataset."""
+    data = config.data
+    held_out = data.validation_examples if data.validation_split == "train" else 0
+    left = DATASETS[data.dataset].train_examples - held_out
+    return steps_per_epoch(
+        max(1, min(data.train_examples or left, left)), config.training.batch_size
+    )
+
+
+def check_samples(config: SweepConfig, n: int = 20) -> None:
     """Builds the curve of both ends of every range and of `n` random samples of each family.
 
     Raises ConfigError with one fault for each parameter that gave an invalid curve.
     """
     faults: dict[Path, Fault] = {}
     generator = np.random.default_rng(0)
-    num_epochs = config.training.num_epochs
+    num_epochs, steps = config.training.num_epochs, planned_steps(config)
     for family in families(config.space):
         for sample in _samples(config.space, family, generator, n):
             try:
-                learning_rate_curve(sample, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch)
+                learning_rate_curve(sample, num_epochs=num_epochs, steps_per_epoch=steps)
             except (ValueError, ArithmeticError) as error:
                 path = _blamed(sample, family, str(error))
                 fault = Fault(config.name, 0, 0, dotted(path), _message(sample, error))

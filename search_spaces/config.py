@@ -146,7 +146,8 @@ class Search(Record):
         default=None, gt=0, description="No trial starts later than this, in hours."
     )
     target: float | None = Field(
-        default=None, description="The sweep ends once a trial's metric is as good as this."
+        default=None,
+        description="No trial starts once one has ended with a metric as good as this.",
     )
     metric: Literal["val_accuracy", "val_loss", "train_loss"] = Field(
         default="val_accuracy", description="What trials are compared by, after the last epoch."

@@ -27,13 +27,21 @@ _UNHASHED = {"name", "description", "expected", "tracking"}
 def load_config(path: FilePath | str, overrides: Sequence[str] = ()) -> SweepConfig:
     """The config in a YAML file, with `key.path=value` overrides; ConfigError for every fault."""
     file = FilePath(path)
-    return parse_config(_read_text(file), filename=str(file), overrides=overrides)
+    folder = file.absolute().parent
+    return parse_config(_read_text(file), filename=str(file), overrides=overrides, folder=folder)
 
 
 def parse_config(
-    text: str, *, filename: str = "<string>", overrides: Sequence[str] = ()
+    text: str,
+    *,
+    filename: str = "<string>",
+    overrides: Sequence[str] = (),
+    folder: FilePath | None = None,
 ) -> SweepConfig:
-    """The config in a YAML text, with `key.path=value` overrides; ConfigError for every fault."""
+    """The config in a YAML text, with `key.path=value` overrides; ConfigError for every fault.
+
+    A custom schedule's `file.py:function` is looked for in `folder`.
+    """
     start = Mark(filename, 1, 1)
     document = read_document(text, start)
     if not isinstance(document.value, dict):
@@ -42,6 +50,8 @@ def parse_config(
         raise ConfigError([Fault(*start, "", message)])
     for number, override in enumerate(overrides, start=1):
         document = _overridden(document, override, number)
+    if folder is not None:
+        _place_function(document.value, folder)
     try:
         return SweepConfig.model_validate(document.value)
     except ValidationError as error:
@@ -71,6 +81,15 @@ def preset_path(name: str) -> FilePath | None:
 def presets() -> list[str]:
     """The names of the sweep files that come with the package."""
     return sorted(file.stem for file in FilePath(__file__).parent.glob("*.yaml"))
+
+
+def _place_function(value: Any, folder: FilePath) -> None:
+    """Make the path of a custom schedule's file absolute, so that it leads there from anywhere."""
+    for key in ("space", "schedule", "custom"):
+        value = value.get(key) if isinstance(value, dict) else None
+    function = value.get("function") if isinstance(value, dict) else None
+    if isinstance(value, dict) and isinstance(function, str) and ".py:" in function:
+        value["function"] = str(folder / function)
 
 
 def _read_text(file: FilePath) -> str:

@@ -74,7 +74,7 @@ def launch(
     sweeps_dir: SweepsDir = SWEEPS_DIR,
 ) -> None:
     """Run a new sweep and follow it to its end."""
-    config = _load(file, [*(set_ or []), *([f"name={json.dumps(name)}"] if name else [])])
+    config = _load(file, [*(set_ or []), *([] if name is None else [f"name={json.dumps(name)}"])])
     directory = sweeps_dir / config.name
     if directory.exists():
         raise CommandError(
@@ -85,7 +85,7 @@ def launch(
         )
     from sweep.launch import launch as run
 
-    with _progress() as show:
+    with _progress(config.name) as show:
         outcome = run(
             config,
             directory,
@@ -108,7 +108,7 @@ def resume(
     directory = _directory(name, sweeps_dir)
     from sweep.launch import resume as run
 
-    with _progress() as show:
+    with _progress(name) as show:
         outcome = run(directory, address=address, manual_dir=manual_dir, show=show)
     _conclude(outcome)
 
@@ -240,6 +240,8 @@ def train(
     if result.expected is not None:
         equal = "equal" if result.value == result.expected else "not equal"
         print(f"expected {result.expected} ({equal})")
+    for difference in result.differences:
+        print(f"{difference} is not the one of the sweep", file=sys.stderr)
     print(f"test_accuracy {result.test_accuracy}")
     return None
 
@@ -267,7 +269,7 @@ def _load(file: str, overrides: list[str] | None) -> "SweepConfig":
         hint = f"did you mean {near[0]}?" if near else f"presets are {', '.join(presets())}"
         raise CommandError(f"there is no file and no preset {file}; {hint}", exit_code=2)
     config = load_config(preset or path, overrides or ())
-    check_samples(config, steps_per_epoch=100)
+    check_samples(config)
     return config
 
 
@@ -295,11 +297,16 @@ def _read(directory: Path) -> "tuple[SweepRecord, list[TrialRecord]]":
 
 
 @contextmanager
-def _progress() -> "Iterator[Show]":
+def _progress(name: str) -> "Iterator[Show]":
     from sweep.progress import Progress
 
-    with Progress(_console(stderr=True)) as progress:
-        yield progress.show
+    print(f"{name}: starting Ray; the first results take some seconds", file=sys.stderr)
+    try:
+        with Progress(_console(stderr=True)) as progress:
+            yield progress.show
+    except KeyboardInterrupt:
+        message = f"stopped at once; go on with: sweep resume {name}"
+        raise CommandError(message, exit_code=130) from None
 
 
 def _conclude(outcome: "Outcome") -> None:
@@ -325,7 +332,9 @@ def _delivery_text(trials: int, epochs: int, error: str | None) -> str:
 def _console(*, stderr: bool = False) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 200
+    return Console(stderr=stderr, highlight=False, width=width)
 
 
 def _print_json(value: Any) -> None:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
     from sweep.study import TrialRecord
 
 MLFLOW_ENVIRONMENT = {
@@ -46,7 +44,7 @@ class Parent(NamedTuple):
 class Destination(NamedTuple):
     """Where one sweep's runs live, and what they hold."""
 
-    client: "MlflowClient"
+    client: Any  # mlflow.MlflowClient
     experiment_id: str
     parent: Parent
     trials: Mapping[int, TrialDelivery]

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from search_spaces import (
     load_config,
     point_to_parameters,
 )
+from sweep.delivery import without_password
 from sweep.errors import CommandError
-from sweep.files import drop_partial_line, write_text
+from sweep.files import drop_partial_line, locked, write_text
 from sweep.study import STARTED, Ledger, SweepRecord, TrialRecord, now_ms
 
 _FORMAT = 1
@@ -42,7 +45,6 @@ def create_ledger(
     if config.search.algorithm == "grid":
         config = _ending_with(config, len(known))
     text = config_to_yaml(config)
-    directory.mkdir(parents=True)
     header = {
         "format": _FORMAT,
         "name": directory.name,
@@ -51,18 +53,54 @@ def create_ledger(
         "created_ms": now_ms(),
         "config_sha256": _sha256(text),
     }
-    try:
-        write_text(directory / "config.yaml", text)
-        study = _create_study(directory, storage, config)
+    with _made_whole(directory) as folder:
+        write_text(folder / "config.yaml", text)
+        study = _create_study(folder, directory.name, storage, config)
         study.set_user_attr("steps_per_epoch", steps_per_epoch)
         study.set_user_attr("facts", dict(facts))
         for parameters in known:
             study.enqueue_trial(parameters)
-        write_text(directory / "sweep.json", json.dumps(header, indent=2) + "\n")
-    except BaseException:
-        shutil.rmtree(directory)  # a sweep is there as a whole, or not at all
-        raise
+        write_text(folder / "sweep.json", json.dumps(header, indent=2) + "\n")
     return open_ledger(directory, proposing=True)
+
+
+@contextmanager
+def _made_whole(directory: Path) -> Iterator[Path]:
+    """A folder beside `directory` that takes its place once all is written, or is gone."""
+    folder = directory.with_name(f".{directory.name}.{os.getpid()}")
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        folder.rename(directory)
+    except OSError as error:
+        if directory.exists():
+            raise CommandError(f"{directory} exists already", exit_code=4) from error
+        raise CommandError(f"{directory} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def driving(directory: Path) -> Iterator[None]:
+    """The right to write a sweep: one process at a time has it, until it ends or dies."""
+    try:
+        with locked(directory / "driver.lock", patience_s=0):
+            yield
+    except TimeoutError as error:
+        raise CommandError(
+            f"{directory.name} is being run by another process; follow it with: "
+            f"sweep status {directory.name}",
+            exit_code=4,
+        ) from error
+
+
+def is_driven(directory: Path) -> bool:
+    """Whether a process runs the sweep now."""
+    try:
+        with driving(directory):
+            return False
+    except CommandError:
+        return True
 
 
 def _known_points(config: SweepConfig) -> list[dict[str, Any]]:
@@ -81,17 +119,19 @@ def _ending_with(config: SweepConfig, known: int) -> SweepConfig:
     return config.model_copy(update={"search": search})
 
 
-def _create_study(directory: Path, storage: str | None, config: SweepConfig) -> optuna.Study:
+def _create_study(
+    folder: Path, name: str, storage: str | None, config: SweepConfig
+) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         return optuna.create_study(
-            storage=_storage(directory, storage),
-            study_name=directory.name,
+            storage=_storage(folder, storage),
+            study_name=name,
             direction=config.search.goal,
         )
     except optuna.exceptions.DuplicatedStudyError as error:
         raise CommandError(
-            f"the storage holds a study {directory.name} already; launch under another --name",
+            f"the storage holds a study {name} already; launch under another --name",
             exit_code=4,
         ) from error
     except Exception as error:
@@ -120,11 +160,17 @@ def open_ledger(directory: Path, *, proposing: bool = False) -> Ledger:
     if proposing and header["storage"] is None:
         with (directory / "study.journal").open("ab+") as journal:
             drop_partial_line(journal)
-    study = optuna.load_study(
-        storage=_storage(directory, header["storage"]),
-        study_name=header["name"],
-        sampler=_NO_SAMPLER,
-    )
+    try:
+        study = optuna.load_study(
+            storage=_storage(directory, header["storage"]),
+            study_name=header["name"],
+            sampler=_NO_SAMPLER,
+        )
+    except Exception as error:
+        place = without_password(header["storage"] or str(directory / "study.journal"))
+        raise CommandError(
+            f"the study of {directory} cannot be read from {place}: {error}"
+        ) from error
     if proposing:
         # Each launch has a stream of its own, so that a resumed sweep does not repeat proposals.
         started = len(study.get_trials(deepcopy=False, states=STARTED))
@@ -150,7 +196,10 @@ def read_header(directory: Path) -> dict[str, Any]:
 def read_sweep(directory: Path) -> tuple[SweepRecord, list[TrialRecord]]:
     """A sweep and its trials as they stand now."""
     ledger = open_ledger(directory)
-    return ledger.sweep(), ledger.trials()
+    sweep = ledger.sweep()
+    if sweep.state == "running" and not is_driven(directory):
+        sweep = sweep._replace(state="interrupted")  # its driver died
+    return sweep, ledger.trials()
 
 
 def _storage(directory: Path, url: str | None) -> Any:

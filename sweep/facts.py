@@ -1,6 +1,7 @@
 """What a sweep ran with: who, where, which code, which versions."""
 
 import getpass
+import os
 import platform
 import subprocess
 import uuid
@@ -20,7 +21,7 @@ def sweep_facts(config: SweepConfig, dataset: Dataset) -> dict[str, str]:
         "config_sha256": config_sha256(config),
         "dataset": dataset.name,
         "dataset_digest": dataset.digest,
-        "user": getpass.getuser(),
+        "user": _user(),
         "host": platform.node(),
         "python": platform.python_version(),
         "sweep_version": version("sweep"),
@@ -28,6 +29,13 @@ def sweep_facts(config: SweepConfig, dataset: Dataset) -> dict[str, str]:
     if commit:
         facts |= {"git_commit": commit, "git_dirty": str(bool(_git("status", "--porcelain")))}
     return facts | {f"{package}_version": version(package) for package in _PACKAGES}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a uid without a name, as in containers
+        return f"uid {os.getuid()}"
 
 
 def _git(*arguments: str) -> str:

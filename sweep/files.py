@@ -1,10 +1,15 @@
 """Files that are whole after a crash at any instant: texts replaced, lines appended."""
 
+import contextlib
+import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from sweep.errors import CommandError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -22,8 +27,11 @@ def read_reports(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     *lines, _ = path.read_bytes().split(b"\n")
-    for line in lines:
-        yield json.loads(line)
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise CommandError(f"{path}:{number} is damaged: {error}") from error
 
 
 def append_line(path: Path, line: str) -> None:
@@ -35,7 +43,28 @@ def append_line(path: Path, line: str) -> None:
 
 
 def drop_partial_line(file: Any) -> None:
-    file.seek(0)
-    content = file.read()
-    if content and not content.endswith(b"\n"):
-        file.truncate(content.rfind(b"\n") + 1)
+    if file.seek(0, os.SEEK_END) == 0:
+        return
+    file.seek(-1, os.SEEK_END)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, patience_s: float = 60.0) -> Iterator[None]:
+    """Holds a lock file; the system frees it when its holder dies. Raises TimeoutError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience_s
+    with path.open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise TimeoutError(
+                        f"{path} must be free, but another process holds it"
+                    ) from None
+            time.sleep(0.05)
+        yield

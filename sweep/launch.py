@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Any, NamedTuple
 import ray
 from ray import tune
 
-from search_spaces import SweepConfig
+from search_spaces import SweepConfig, planned_steps
 from sweep.delivery import default_tracking_uri
-from sweep.directory import create_ledger, open_ledger
+from sweep.directory import create_ledger, driving, open_ledger
 from sweep.errors import CommandError
 from sweep.facts import sweep_facts
 from sweep.files import write_text
+from sweep.resources import Slots, find_slots
 from sweep.results import best_config_yaml, best_trial
 from sweep.search import LedgerScheduler, LedgerSearcher, Referee
 from sweep.study import Ledger, SweepRecord, TrialRecord
@@ -38,14 +40,6 @@ _RAY_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 _WORKER_LOSSES = 3  # how often a trial whose worker died is taken up again
-
-
-class Slots(NamedTuple):
-    """What one trial takes, and how many run at once."""
-
-    cpus_per_trial: float
-    gpus_per_trial: float
-    concurrent: int
 
 
 class Outcome(NamedTuple):
@@ -87,26 +81,38 @@ def launch(
             config,
             storage=storage,
             tracking_uri=default_tracking_uri(directory.parent),
-            steps_per_epoch=-(-len(dataset.train_images) // config.training.batch_size),
+            steps_per_epoch=planned_steps(config),
             facts=sweep_facts(config, dataset),
         )
-        return _run(ledger, dataset, slots, show)
+        with driving(directory):
+            return _run(ledger, show, lambda over: _tune(ledger, dataset, slots, show, over))
 
 
 def resume(
     directory: Path, *, address: str | None = None, manual_dir: Path | None = None, show: Show
 ) -> Outcome:
-    """Go on with a sweep whose driver was interrupted; its unfinished trials come first."""
-    ledger = open_ledger(directory)
+    """Go on with a sweep whose driver was interrupted; its unfinished trials come first.
+
+    Of a sweep that has ended only what the tracking server lacks is delivered.
+    """
+    with driving(directory):
+        ledger = open_ledger(directory, proposing=True)
+        if ledger.sweep().state in ("finished", "failed"):
+            return _run(ledger, show, lambda over: None)
+        dataset = _same_data(ledger, manual_dir)
+        with connected(address):
+            slots = find_slots(ledger.config)
+            return _run(ledger, show, lambda over: _tune(ledger, dataset, slots, show, over))
+
+
+def _same_data(ledger: Ledger, manual_dir: Path | None) -> Dataset:
     dataset = load_data(ledger.config, manual_dir)
     digest = ledger.sweep().facts["dataset_digest"]
     if dataset.digest != digest:
         raise CommandError(
             f"the data set must be the one of the launch, {digest}, but it is {dataset.digest}"
         )
-    with connected(address):
-        ledger = open_ledger(directory, proposing=True)
-        return _run(ledger, dataset, find_slots(ledger.config), show)
+    return dataset
 
 
 def load_data(config: SweepConfig, manual_dir: Path | None) -> Dataset:
@@ -152,45 +158,20 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def find_slots(config: SweepConfig) -> Slots:
-    """What a trial of `config` takes on the connected cluster; refuses what no node can hold."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    most_gpus = max(node.get("GPU", 0) for node in nodes)
-    most_cpus = max(node.get("CPU", 0) for node in nodes)
-    wanted = config.resources
-    gpus = min(1, most_gpus) if wanted.gpus_per_trial == "auto" else wanted.gpus_per_trial
-    cpus = wanted.cpus_per_trial
-    for kind, asked, most in (("gpus", gpus, most_gpus), ("cpus", cpus, most_cpus)):
-        if asked > most:
-            raise CommandError(
-                f"resources.{kind}_per_trial must fit on one node, but got {asked:g} where the "
-                f"largest node has {most:g}; lower it, or launch on a cluster with --address"
-            )
-    concurrent = sum(_fits(node, cpus, gpus) for node in nodes)
-    return Slots(cpus, gpus, min(concurrent, wanted.max_concurrent or concurrent))
-
-
-def _fits(node: dict[str, float], cpus: float, gpus: float) -> int:
-    by_cpu = int(node.get("CPU", 0) / cpus + 1e-9)
-    if not gpus:
-        return by_cpu
-    per_gpu = int(1 / gpus + 1e-9)  # a fraction never spans two GPUs
-    by_gpu = int(node.get("GPU", 0)) * per_gpu if gpus < 1 else int(node.get("GPU", 0) / gpus)
-    return min(by_cpu, by_gpu)
-
-
-def _run(ledger: Ledger, dataset: Dataset, slots: Slots, show: Show) -> Outcome:
-    """Search until the budget is used up or someone interrupts; deliver what came out."""
+def _run(ledger: Ledger, show: Show, search: Callable[[Callable[[], int]], None]) -> Outcome:
+    """`search` until the budget is used up or someone interrupts; deliver what came out."""
+    started = time.monotonic()
     ledger.set_state("running")
     shipper = _start_shipper(ledger.directory)
     state = "interrupted"
     with _interruptible() as interrupted:
         try:
-            _tune(ledger, dataset, slots, show, interrupted)
+            search(interrupted)
             if not interrupted():
                 best = best_trial(ledger.config, ledger.trials())
                 state = "finished" if best else "failed"
         finally:
+            ledger.add_seconds(time.monotonic() - started)
             ledger.set_state(state)
             write_best(ledger)
             delivered = _finish_shipper(shipper)
@@ -239,6 +220,12 @@ def _tune(
         tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if referee.given_up and (total is None or ledger.asked() < total):
+        raise CommandError(
+            f"{len(referee.failures)} trials in a row failed, so no more are started; the last:\n"
+            f"{referee.failures[-1].strip()}\n"
+            f"Once that is mended, go on with: sweep resume {ledger.directory.name}"
+        )
 
 
 class ShowProgress(tune.Callback):
@@ -248,8 +235,11 @@ class ShowProgress(tune.Callback):
         self._show = show
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Draw, whatever has happened."""
-        self._show()
+        """Draw; a display that breaks, as when its reader goes away, stops no sweep."""
+        try:
+            self._show()
+        except Exception:
+            self._show = lambda: None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -267,6 +257,7 @@ def _interruptible() -> Iterator[Callable[[], int]]:
         caught.append(number)
         if len(caught) > 1:
             raise KeyboardInterrupt
+        print("stopping after the running epochs; once more to stop at once", file=sys.stderr)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sweep.delivery import read_status, without_password
 from sweep.results import best_trial, leaderboard, shown_state
-from sweep.study import Ledger, SweepRecord, TrialRecord
+from sweep.study import Ledger, SweepRecord, TrialRecord, now_ms
 
 if TYPE_CHECKING:
     from sweep.launch import Outcome
@@ -35,6 +35,8 @@ class Progress:
     def __init__(self, console: Console):
         self._console, self._started = console, time.monotonic()
         self._drawn, self._ended, self._told = 0.0, 0, False
+        self._started_ms = now_ms()
+        self._before: int | None = None  # trials that had ended when this launch began
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> "Progress":
@@ -52,25 +54,31 @@ class Progress:
         self._drawn = time.monotonic()
         sweep, trials = ledger.sweep(), ledger.trials()
         self._tell_trouble(sweep)
-        line = headline(sweep, trials, time.monotonic() - self._started)
+        ended = sum(t.state != "running" for t in trials)
+        self._before = ended if self._before is None else self._before
+        line = headline(sweep, trials, time.monotonic() - self._started, self._before)
         if self._console.is_terminal:
             running = [t for t in trials if t.state == "running"]
-            ended = [t for t in leaderboard(sweep.config, trials) if t.state != "running"]
-            table = trial_table(sweep, [*ended[:_TOP], *running])
+            best = [t for t in leaderboard(sweep.config, trials) if t.state != "running"]
+            table = trial_table(sweep, [*best[:_TOP], *running])
             self._live.update(Group(line, table), refresh=True)
-        elif (ended := sum(t.state != "running" for t in trials)) > self._ended:
+        elif ended > self._ended:
             self._ended = ended
             self._console.print(line.plain, soft_wrap=True)
 
     def _tell_trouble(self, sweep: SweepRecord) -> None:
         """Say once that MLflow cannot be reached; it changes nothing for the trials."""
-        error = None if self._told else read_status(sweep.directory).error
+        if self._told:
+            return
+        status = read_status(sweep.directory)
+        error = status.error if status.updated_ms >= self._started_ms else None
         if error:
             self._told = True
             self._console.print(
                 f"MLflow at {without_password(sweep.tracking_uri)} takes nothing at present "
                 f"({error}); the sweep goes on, and delivers later",
                 soft_wrap=True,
+                markup=False,
             )
 
 
@@ -119,7 +127,10 @@ def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def headline(
-    sweep: SweepRecord, trials: Sequence[TrialRecord], seconds: float | None = None
+    sweep: SweepRecord,
+    trials: Sequence[TrialRecord],
+    seconds: float | None = None,
+    ended_before: int = 0,
 ) -> Text:
     """A sweep in one line; with the `seconds` since this launch also the time it may still take."""
     total, ended = sweep.config.search.num_trials, [t for t in trials if t.state != "running"]
@@ -129,8 +140,9 @@ def headline(
         line.append(f"  {number} ").append(state, _STYLES[state])
     if seconds is not None:
         line.append(f"  {clock(seconds)}")
-        if total and ended and len(ended) < total:
-            line.append(f", about {clock(seconds / len(ended) * (total - len(ended)))} left")
+        done = len(ended) - ended_before
+        if total and done > 0 and len(ended) < total:
+            line.append(f", about {clock(seconds / done * (total - len(ended)))} left")
     best = best_trial(sweep.config, trials)
     if best:
         line.append(f"  best {_metric(best, sweep.config.search.metric)} (trial {best.number})")
@@ -152,6 +164,7 @@ def conclusion(outcome: "Outcome") -> Iterator[str]:
     yield f"MLflow   {without_password(sweep.tracking_uri)}"
     if not outcome.delivered:
         yield f"         not all of it is delivered; see: sweep status {name}"
+        yield f"deliver  sweep resume {name}"
     if sweep.state == "interrupted":
         yield f"go on    sweep resume {name}"
     yield f"look     sweep ui {name}"

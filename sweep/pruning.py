@@ -47,7 +47,8 @@ def _asha(config: SweepConfig, own: Progress, epoch: int, peers: Sequence[Progre
     """Asynchronous successive halving (Li et al. 2020), stopping instead of pausing.
 
     Rungs lie at grace_epochs * reduction_factor**k; a rung keeps the best 1 / reduction_factor of
-    the values it has seen, and judges nobody before it has seen reduction_factor of them.
+    the values it has seen, and equals of these, and judges nobody before it has seen
+    reduction_factor of them.
     """
     factor = config.pruning.reduction_factor
     rung = config.pruning.grace_epochs
@@ -66,7 +67,7 @@ def _asha(config: SweepConfig, own: Progress, epoch: int, peers: Sequence[Progre
 def _median(
     config: SweepConfig, own: Progress, epoch: int, peers: Sequence[Progress]
 ) -> str | None:
-    """The median rule (Golovin et al. 2017): the best so far is worse than the median of peers."""
+    """A median rule: the best value so far is worse than the median of the peers' now."""
     if len(peers) < _MEDIAN_PEERS:
         return None
     middle = median(peer.values[epoch] for peer in peers)

@@ -1,5 +1,6 @@
 """Training the one point of a concrete config in this process, without Ray: `sweep train`."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from search_spaces import SweepConfig, is_concrete, sample_space
 from sweep.errors import CommandError
 from sweep.launch import load_data
 from trainers.devices import claim
-from trainers.schedules import learning_rate_curve
+from trainers.schedules import learning_rate_curve, steps_per_epoch
 
 
 class Retrained(NamedTuple):
@@ -20,6 +21,7 @@ class Retrained(NamedTuple):
     test_loss: float
     test_accuracy: float
     seconds: float
+    differences: tuple[str, ...]  # what is not as in the sweep: the data set, the curve
 
 
 def retrain(
@@ -46,7 +48,7 @@ def retrain(
     import jax.numpy as jnp
 
     from trainers.optimizers import hyperparameters
-    from trainers.training import Settings, evaluate, fit, steps_per_epoch
+    from trainers.training import Settings, evaluate, fit
 
     settings = Settings(**config.training.model_dump())
     space = sample_space(config, lambda name, _: name)  # which has none to suggest
@@ -69,7 +71,12 @@ def retrain(
     test_split = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
     test_loss, test_accuracy = evaluate(params, *test_split, model=settings.model)
     metric = config.search.metric
-    expected = (config.expected or {}).get("value")
+    known = config.expected or {}
+    expected = known.get("value")
+    used = {
+        "dataset_digest": dataset.digest,
+        "curve_sha256": hashlib.sha256(curve.tobytes()).hexdigest(),
+    }
     return Retrained(
         metric,
         getattr(reports[-1], metric),
@@ -77,4 +84,5 @@ def retrain(
         test_loss,
         test_accuracy,
         sum(report.seconds for report in reports),
+        tuple(key for key, value in used.items() if known.get(key, value) != value),
     )

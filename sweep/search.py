@@ -16,17 +16,21 @@ from sweep.pruning import Progress, reason_to_stop
 from sweep.study import InvalidTrialError, Ledger, TrialRecord
 from trainers.schedules import warmup_steps
 
+_FAILURES_IN_A_ROW = 3
+
 
 class Referee:
     """Decides whether a trial ends, from what the ledger holds of it and of the others."""
 
     def __init__(self, ledger: Ledger):
         self._ledger = ledger
+        self.failures: list[str] = []  # of the trials that failed last, one after the other
         self._progress = {trial.number: self._of(trial) for trial in ledger.trials()}
 
     def judge(self, number: int, space: dict[str, Any], report: dict[str, Any]) -> bool:
         """End trial `number` in the ledger if its last report is a reason to; whether it was."""
         config, epoch = self._ledger.config, report["epoch"]
+        self.failures = []
         if report["diverged"]:
             reason = f"the loss stopped being finite in epoch {epoch}"
             self._ledger.end(number, "diverged", reason)
@@ -42,6 +46,16 @@ class Referee:
         else:
             return False
         return True
+
+    def fail(self, number: int, reason: str) -> None:
+        """End a trial that an exception or the loss of its workers ended."""
+        self._ledger.end(number, "failed", reason)
+        self.failures = [*self.failures, reason]
+
+    @property
+    def given_up(self) -> bool:
+        """Whether failures follow each other so closely that it is not the trials' fault."""
+        return len(self.failures) >= _FAILURES_IN_A_ROW
 
     def _of(self, trial: TrialRecord) -> Progress:
         metric = self._ledger.config.search.metric
@@ -93,11 +107,12 @@ class LedgerSearcher(Searcher):
 
     def _used_up(self) -> bool:
         search = self._ledger.config.search
-        hours = (time.monotonic() - self._started) / 3600
+        hours = (self._ledger.seconds_used() + time.monotonic() - self._started) / 3600
         return (
             (search.num_trials is not None and self._ledger.asked() >= search.num_trials)
             or (search.hours is not None and hours >= search.hours)
             or self._ledger.target_reached()
+            or self._referee.given_up
         )
 
     def on_trial_complete(
@@ -105,7 +120,7 @@ class LedgerSearcher(Searcher):
     ) -> None:
         """Close a trial whose workers were lost; any other end the scheduler has recorded."""
         if error:
-            self._ledger.end(self._numbers[trial_id], "failed", "its workers died too often")
+            self._referee.fail(self._numbers[trial_id], "its workers died, again and again")
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is the state, and no Tune run is ever restored."""
@@ -132,7 +147,7 @@ class LedgerScheduler(FIFOScheduler):
             if recorded and self._referee.judge(number, space, report):
                 return TrialScheduler.STOP
         if failure := result["failure"]:
-            self._ledger.end(number, "failed", failure)
+            self._referee.fail(number, failure)
             return TrialScheduler.STOP
         return TrialScheduler.STOP if self._is_over() else TrialScheduler.CONTINUE
 

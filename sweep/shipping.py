@@ -1,8 +1,6 @@
 """The shipper's loop: when to deliver, how long to wait, when to give up; no MLflow here."""
 
 import argparse
-import contextlib
-import fcntl
 import os
 import select
 import signal
@@ -16,6 +14,7 @@ from pathlib import Path
 from sweep import delivery
 from sweep.delivery import Destination, Status
 from sweep.directory import open_ledger
+from sweep.files import locked
 from sweep.study import SweepRecord, TrialRecord
 
 Connect = Callable[[SweepRecord], Destination]
@@ -173,25 +172,6 @@ def input_ends(seconds: float, stopped: Callable[[], bool]) -> bool:
         if left <= 0:
             return False
     return True
-
-
-@contextlib.contextmanager
-def locked(path: Path, *, patience_s: float = 60.0) -> Iterator[None]:
-    """Holds a lock file; the system frees it when its holder dies. Raises TimeoutError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + patience_s
-    with path.open("ab") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise TimeoutError(
-                        f"{path} must be free, but another process holds it"
-                    ) from None
-            time.sleep(0.05)
-        yield
 
 
 def one_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ the driver writes; any other process may read at any time. A sweep's directory h
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,7 +122,7 @@ class Ledger:
             space=space,
             parameters=flat_parameters(space),
             reports=reports,
-            value=_value(reports[-1], self.config.search.metric) if reports else None,
+            value=_last_value(frozen, reports, self.config.search.metric),
             curve_sha256=frozen.user_attrs.get("curve_sha256", ""),
             started_ms=_milliseconds(frozen.datetime_start),
             ended_ms=_milliseconds(frozen.datetime_complete)
@@ -151,9 +151,9 @@ class Ledger:
     def target_reached(self) -> bool:
         """Whether a complete trial is as good as the target asked for."""
         search = self.config.search
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if search.target is None:
             return False
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if search.goal == "maximize":
             return any(trial.values[0] >= search.target for trial in done)
         return any(trial.values[0] <= search.target for trial in done)
@@ -226,6 +226,7 @@ class Ledger:
     def end(self, number: int, state: str, message: str) -> None:
         """Close a trial: complete, pruned, diverged or failed."""
         trial = self._live.pop(number)
+        self._drop_checkpoints(number, keep_last=state == "complete")
         trial.set_user_attr("outcome", {"state": state, "message": message})
         if state == "complete":
             last = max(self._frozen(number).intermediate_values.items())
@@ -234,6 +235,19 @@ class Ledger:
             # Without a value: a stopped trial's last value would count as a full-length result.
             told = TrialState.FAIL if state == "failed" else TrialState.PRUNED
             self.study.tell(trial, state=told)
+
+    def _drop_checkpoints(self, number: int, *, keep_last: bool) -> None:
+        path = checkpoint_path(self.trials_directory, number)
+        for unneeded in (*path.parent.glob(path.name + ".*"), *([] if keep_last else [path])):
+            unneeded.unlink(missing_ok=True)
+
+    def seconds_used(self) -> float:
+        """How long this sweep's drivers have run, as far as they came to say so."""
+        return self.study.user_attrs.get("seconds_used", 0.0)
+
+    def add_seconds(self, seconds: float) -> None:
+        """Count the time of a driver that ends."""
+        self.study.set_user_attr("seconds_used", self.seconds_used() + seconds)
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]
@@ -261,8 +275,19 @@ def _value(report: Mapping[str, Any], metric: str) -> float | None:
     return None if report["diverged"] else report[metric]
 
 
+def _last_value(frozen: FrozenTrial, reports: Sequence[dict], metric: str) -> float | None:
+    if frozen.state == TrialState.COMPLETE:
+        return frozen.values[0]
+    return _value(reports[-1], metric) if reports else None
+
+
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def checkpoint_path(trials_directory: Path, number: int) -> Path:
+    """Where a trial keeps its training state."""
+    return trials_directory / f"{number:04d}" / "checkpoint"
 
 
 def now_ms() -> int:

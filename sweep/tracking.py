@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from sweep import delivery, projection, shipping
 from sweep.curves import draw_curve
 from sweep.delivery import Destination, Parent, TrialDelivery
+from sweep.files import locked
 from sweep.projection import RUN_STATUS, Point
 from sweep.results import best_config_yaml, best_trial, shown_state, trial_name
 from sweep.study import SweepRecord, TrialRecord
@@ -47,7 +48,7 @@ def connect(sweep: SweepRecord) -> Destination:
     with contextlib.ExitStack() as stack:
         if uri.startswith("sqlite:///"):  # its first opening creates the tables: one at a time
             database = delivery.sqlite_path(uri)
-            stack.enter_context(shipping.locked(database.with_name(database.name + ".lock")))
+            stack.enter_context(locked(database.with_name(database.name + ".lock")))
         experiment_id = open_experiment(client, sweep)
     runs = find_runs(client, experiment_id, sweep.facts["sweep_id"])
     parent = runs.pop(None, None) or create_parent(client, experiment_id, sweep)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import ray
 from ray import tune
 
+from sweep.study import checkpoint_path
 from trainers.data import Dataset
 from trainers.devices import claim, count_programs, describe
 from trainers.schedules import learning_rate_curve
@@ -33,6 +34,15 @@ class TrialActor(tune.Trainable):
     def setup(self, config: dict, shared: Shared | None = None) -> None:
         """Once per worker process: claim the device and put the data on it."""
         assert shared is not None
+        self.broken = None
+        try:
+            self.prepare(shared)
+        except Exception:
+            self.broken = traceback.format_exc()
+        self.reset_config(config)
+
+    def prepare(self, shared: Shared) -> None:
+        """What can go wrong in setup(); Tune would lose the reason."""
         assert self.trial_resources is not None
         resources = self.trial_resources.required_resources
         claim(num_cpus=int(resources.get("CPU", 1)), gpu_share=resources.get("GPU", 0))
@@ -46,7 +56,6 @@ class TrialActor(tune.Trainable):
             "pid": os.getpid(),
             "num_cpus": resources.get("CPU", 1),
         }
-        self.reset_config(config)
 
     def reset_config(self, new_config: dict) -> bool:
         """Once per trial: `new_config` is {number, space, skip_epochs}; nothing runs yet."""
@@ -55,6 +64,8 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train an epoch, or several short ones, and report; an exception is a result as well."""
+        if self.broken:
+            return {"reports": [], "failure": self.broken}
         reports, started = [], time.monotonic()
         try:
             for report in self.reports:
@@ -79,6 +90,6 @@ class TrialActor(tune.Trainable):
             curve,
             hyperparameters(self.settings.optimizer, space),
             self.settings,
-            checkpoint_path=self.trials / f"{number:04d}" / "checkpoint",
+            checkpoint_path=checkpoint_path(self.trials, number),
             skip_epochs=skip_epochs,
         )

@@ -136,7 +136,7 @@ def custom(ticks: np.ndarray, /, *, function: str, **parameters: Any) -> np.ndar
     rule = _load_function(function)
     try:
         return np.array([float(rule(_as_int(tick), **parameters)) for tick in ticks.tolist()])
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"function must return a learning rate for every tick, but {function} "
             f"raised {type(error).__name__}: {error}"
@@ -181,6 +181,11 @@ def required_keys(family: str) -> tuple[str, ...]:
         for name, parameter in _parameters(family).items()
         if parameter.default is inspect.Parameter.empty and name != "decay_ticks"
     )
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Optimizer steps in an epoch; the last may see a smaller batch."""
+    return -(-num_examples // batch_size)
 
 
 def warmup_steps(space: Mapping[str, Any], *, num_epochs: int, steps_per_epoch: int) -> int:
@@ -313,7 +318,7 @@ def _load_function(name: str) -> Callable[..., float]:
         else:
             module = importlib.import_module(place)
         return getattr(module, attribute)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"function must be importable, but {name} raised {type(error).__name__}: {error}"
         ) from error

@@ -18,6 +18,7 @@ from trainers.data import Dataset
 from trainers.hyperparameters import HYPERPARAMETERS
 from trainers.models import MODELS
 from trainers.optimizers import direction
+from trainers.schedules import steps_per_epoch
 
 # On a CPU the gradients of a batch are summed over pieces of this many images, which stay in the
 # cache: 45 ms against 75 ms for a step of 256 images on two cores.
@@ -67,11 +68,6 @@ class EpochReport(NamedTuple):
     def diverged(self) -> bool:
         """Whether a loss stopped being finite, which ends the run."""
         return not (np.isfinite(self.train_loss) and np.isfinite(self.val_loss))
-
-
-def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """Optimizer steps in an epoch; the last may see a smaller batch."""
-    return -(-num_examples // batch_size)
 
 
 def on_device(dataset: Dataset) -> Dataset:

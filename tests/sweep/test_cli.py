@@ -223,7 +223,7 @@ BATCH = (
         ),
         (
             *("momentum: 0.9", "warmup_steps: 200"),
-            ["rates: space.warmup_steps: warmup_steps must be shorter than the training of 200"],
+            ["rates: space.warmup_steps: warmup_steps must be shorter than the training of 4"],
         ),
     ],
 )
@@ -435,7 +435,7 @@ def test_a_folder_without_the_data_is_refused_before_anything_is_made(folder: Pa
     path.write_text(CONCRETE.replace("digits", "fashion_mnist"))
     arguments = ["launch", path, "--manual-dir", "here"]
     text = refused(folder, *arguments, code=2, SWEEP_CACHE_DIR=folder / "cache")
-    assert text.startswith("here must hold the original files of fashion_mnist, but lacks train-")
+    assert "here must hold the original files of fashion_mnist, but lacks train-" in text
     assert not (folder / "sweeps").exists()
 
 

@@ -146,7 +146,7 @@ def test_each_worker_traces_and_compiles_the_program_once(quickstart: Finished) 
         for report in trial.reports:
             worker = report["worker"]
             programs.setdefault(worker["pid"], set()).add((worker["traced"], worker["compiled"]))
-    assert len(programs) >= 1
+    assert 1 <= len(programs) <= (os.cpu_count() or 1)
     assert all(counts == {(1, 1)} for counts in programs.values()), programs
 
 
@@ -308,7 +308,9 @@ def test_an_interrupted_sweep_is_resumed_where_it_stopped(tmp_path: Path) -> Non
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list(directory.glob("trials/*/metrics.jsonl")):
         time.sleep(0.05)
-    time.sleep(1)
+    second = run(tmp_path, "resume", "quickstart")
+    assert second.returncode == 4
+    assert "quickstart is being run by another process" in second.stderr
     driver.send_signal(signal.SIGINT)
     out, err = driver.communicate(timeout=60)
     assert driver.returncode == 130, err
@@ -331,6 +333,54 @@ def test_an_interrupted_sweep_is_resumed_where_it_stopped(tmp_path: Path) -> Non
             done = cut[trial.number]
             assert trial.parameters == done.parameters
             assert trial.reports[: len(done.reports)] == done.reports
+
+
+def test_a_killed_driver_is_seen_and_its_sweep_goes_on(tmp_path: Path) -> None:
+    settings = overrides("training.num_epochs=100", "search.num_trials=4", "pruning.algorithm=none")
+    driver = subprocess.Popen(
+        [SWEEP, "launch", "quickstart", *settings],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    directory = tmp_path / "sweeps" / "quickstart"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(directory.glob("trials/*/metrics.jsonl")):
+        time.sleep(0.05)
+    driver.kill()
+    driver.wait()
+    sweep, before = read_sweep(directory)
+    assert sweep.state == "interrupted"
+    resumed = run(tmp_path, "resume", "quickstart")
+    assert resumed.returncode == 0, resumed.stderr
+    sweep, after = read_sweep(directory)
+    assert sweep.state == "finished"
+    assert [t.number for t in after] == [0, 1, 2, 3]
+    for trial in after:
+        assert [r["epoch"] for r in trial.reports] == list(range(1, 101))
+    for trial in before:
+        assert after[trial.number].parameters == trial.parameters
+        assert after[trial.number].reports[: len(trial.reports)] == trial.reports
+
+
+def test_a_trainer_that_always_fails_does_not_use_the_budget_up(tmp_path: Path) -> None:
+    (tmp_path / "rule.py").write_text(
+        "import os\n"
+        "def rate(t):\n"
+        "    if {'RAY_JOB_ID', 'RAY_RAYLET_PID'} & set(os.environ):  # on a worker\n"
+        "        raise OSError('no such disk')\n"
+        "    return 0.1\n"
+    )
+    space = "space={schedule: {custom: {function: rule.py:rate}}, momentum: {uniform: [0, 0.9]}}"
+    settings = overrides(space.replace("rule.py", str(tmp_path / "rule.py")))
+    settings += overrides("search.num_trials=20", "training.num_epochs=4")
+    launched = run(tmp_path, "launch", "quickstart", *settings)
+    assert launched.returncode == 1, launched.stdout
+    assert "trials in a row failed" in launched.stderr
+    assert "no such disk" in launched.stderr
+    _, trials = read_sweep(tmp_path / "sweeps" / "quickstart")
+    assert {t.state for t in trials} <= {"failed", "running"}
+    assert len(trials) < 8
 
 
 def _history(sweep: Finished, trial: TrialRecord, key: str) -> dict[int, float]:

@@ -457,7 +457,7 @@ def test_the_frozen_config_is_the_one_that_was_launched(tmp_path: Path):
 def test_a_directory_that_is_there_is_left_alone(tmp_path: Path):
     ledger = create(tmp_path / "rates")
     trained(ledger, "failed")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(CommandError, match="exists already"):
         create(tmp_path / "rates")
     assert len(open_ledger(tmp_path / "rates").trials()) == 1
 

@@ -23,8 +23,8 @@ from sweep import delivery
 from sweep.curves import thin_curve
 from sweep.delivery import TrialDelivery
 from sweep.directory import create_ledger, open_ledger
+from sweep.files import locked
 from sweep.projection import applied_curve, best_points, learning_rate_points
-from sweep.shipping import locked
 from sweep.study import SweepRecord, TrialRecord
 from sweep.tracking import connect, deliver
 from tests.tracking_server import free_port, serving
