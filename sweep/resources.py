@@ -51,7 +51,8 @@ def _fits(node: dict[str, float], cpus: float, gpus: float) -> int:
 
 def _fits_on_gpus(node: dict[str, float], gpus: float) -> int:
     per_gpu = int(1 / gpus + 1e-9)  # a fraction never spans two GPUs
-    return int(node["GPU"]) * per_gpu if gpus < 1 else int(node["GPU"] / gpus)
+    whole = node.get("GPU", 0)
+    return int(whole) * per_gpu if gpus < 1 else int(whole / gpus)
 
 
 def _cores_for_each(node: dict[str, float], gpus: float) -> float:

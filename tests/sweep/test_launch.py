@@ -268,7 +268,7 @@ def test_an_all_diverging_sweep_fails_with_advice(tmp_path: Path) -> None:
 
 def test_more_gpus_than_any_node_has_is_said_before_launch(tmp_path: Path) -> None:
     launched = run(tmp_path, "launch", "quickstart", *overrides("resources.gpus_per_trial=9"))
-    assert launched.returncode == 1
+    assert launched.returncode == 2
     assert "gpus_per_trial must fit on one node, but got 9" in launched.stderr
     assert "Traceback" not in launched.stderr
     assert not (tmp_path / "sweeps" / "quickstart").exists()
