@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -36,7 +37,6 @@ class Progress:
         self._console, self._started = console, time.monotonic()
         self._drawn, self._ended, self._told = 0.0, 0, False
         self._started_ms = now_ms()
-        self._before: int | None = None  # trials that had ended when this launch began
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> "Progress":
@@ -55,8 +55,7 @@ class Progress:
         sweep, trials = ledger.sweep(), ledger.trials()
         self._tell_trouble(sweep)
         ended = sum(t.state != "running" for t in trials)
-        self._before = ended if self._before is None else self._before
-        line = headline(sweep, trials, time.monotonic() - self._started, self._before)
+        line = headline(sweep, trials, time.monotonic() - self._started)
         if self._console.is_terminal:
             running = [t for t in trials if t.state == "running"]
             best = [t for t in leaderboard(sweep.config, trials) if t.state != "running"]
@@ -127,10 +126,7 @@ def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def headline(
-    sweep: SweepRecord,
-    trials: Sequence[TrialRecord],
-    seconds: float | None = None,
-    ended_before: int = 0,
+    sweep: SweepRecord, trials: Sequence[TrialRecord], seconds: float | None = None
 ) -> Text:
     """A sweep in one line; with the `seconds` since this launch also the time it may still take."""
     total, ended = sweep.config.search.num_trials, [t for t in trials if t.state != "running"]
@@ -140,9 +136,10 @@ def headline(
         line.append(f"  {number} ").append(state, _STYLES[state])
     if seconds is not None:
         line.append(f"  {clock(seconds)}")
-        done = len(ended) - ended_before
-        if total and done > 0 and len(ended) < total:
-            line.append(f", about {clock(seconds / done * (total - len(ended)))} left")
+        if total and ended and len(ended) < total:
+            typical = median((t.ended_ms or t.started_ms) - t.started_ms for t in ended) / 1000
+            at_once = max(len(trials) - len(ended), 1)
+            line.append(f", about {clock(typical * (total - len(ended)) / at_once)} left")
     best = best_trial(sweep.config, trials)
     if best:
         line.append(f"  best {_metric(best, sweep.config.search.metric)} (trial {best.number})")

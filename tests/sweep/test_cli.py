@@ -474,6 +474,8 @@ def test_ctrl_c_ends_training_without_a_traceback(folder: Path, cache: dict[str,
         env=environment(**cache),
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts its background jobs with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("epoch   1 ")

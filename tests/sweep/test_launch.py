@@ -295,19 +295,25 @@ def test_other_searches(tmp_path: Path, algorithm: str) -> None:
         assert points == {(0.1, 0), (0.1, 0.1), (0.3, 0), (0.3, 0.1)}
 
 
-def test_an_interrupted_sweep_is_resumed_where_it_stopped(tmp_path: Path) -> None:
-    settings = overrides("training.num_epochs=200", "search.num_trials=3", "pruning.algorithm=none")
+def training_driver(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], Path]:
+    """A launch of the quickstart that has reported its first epochs, and its directory."""
     driver = subprocess.Popen(
-        [SWEEP, "launch", "quickstart", *settings],
-        cwd=tmp_path,
+        [SWEEP, "launch", "quickstart", *arguments],
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    directory = tmp_path / "sweeps" / "quickstart"
+    directory = folder / "sweeps" / "quickstart"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list(directory.glob("trials/*/metrics.jsonl")):
         time.sleep(0.05)
+    return driver, directory
+
+
+def test_an_interrupted_sweep_is_resumed_where_it_stopped(tmp_path: Path) -> None:
+    settings = overrides("training.num_epochs=200", "search.num_trials=3", "pruning.algorithm=none")
+    driver, directory = training_driver(tmp_path, *settings)
     second = run(tmp_path, "resume", "quickstart")
     assert second.returncode == 4
     assert "quickstart is being run by another process" in second.stderr
@@ -337,18 +343,9 @@ def test_an_interrupted_sweep_is_resumed_where_it_stopped(tmp_path: Path) -> Non
 
 def test_a_killed_driver_is_seen_and_its_sweep_goes_on(tmp_path: Path) -> None:
     settings = overrides("training.num_epochs=100", "search.num_trials=4", "pruning.algorithm=none")
-    driver = subprocess.Popen(
-        [SWEEP, "launch", "quickstart", *settings],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    directory = tmp_path / "sweeps" / "quickstart"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list(directory.glob("trials/*/metrics.jsonl")):
-        time.sleep(0.05)
+    driver, directory = training_driver(tmp_path, *settings)
     driver.kill()
-    driver.wait()
+    driver.communicate()
     sweep, before = read_sweep(directory)
     assert sweep.state == "interrupted"
     resumed = run(tmp_path, "resume", "quickstart")
