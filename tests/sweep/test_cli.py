@@ -466,16 +466,22 @@ def test_train_that_diverges_says_so(folder: Path, cache: dict[str, object]):
     assert done.stderr.endswith("the loss stopped being finite in epoch 1\n")
 
 
+# A shell starts its background jobs with Ctrl-C ignored, and their children inherit that.
+HEEDING_CTRL_C = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 def test_ctrl_c_ends_training_without_a_traceback(folder: Path, cache: dict[str, object]):
     (folder / "best.yaml").write_text(CONCRETE.replace("num_epochs: 2", "num_epochs: 10000"))
     with subprocess.Popen(
-        [SWEEP, "train", "best.yaml"],
+        [sys.executable, "-c", HEEDING_CTRL_C, SWEEP, "train", "best.yaml"],
         cwd=folder,
         env=environment(**cache),
         stderr=subprocess.PIPE,
         text=True,
-        # A shell starts its background jobs with Ctrl-C ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("epoch   1 ")
