@@ -14,7 +14,7 @@ from search_spaces import SweepConfig
 _MEDIAN_PEERS = 4  # fewer say little about a median
 
 
-class Progress(NamedTuple):
+class Standing(NamedTuple):
     """One trial as pruning sees it."""
 
     family: str
@@ -23,7 +23,7 @@ class Progress(NamedTuple):
 
 
 def reason_to_stop(
-    config: SweepConfig, own: Progress, epoch: int, others: Sequence[Progress]
+    config: SweepConfig, own: Standing, epoch: int, others: Sequence[Standing]
 ) -> str | None:
     """Why `own` should stop after `epoch`, or None; a pure function of what was reported."""
     rule = {"none": _never, "asha": _asha, "median": _median}[config.pruning.algorithm]
@@ -39,11 +39,11 @@ def reason_to_stop(
     return rule(config, own, epoch, peers)
 
 
-def _never(config: SweepConfig, own: Progress, epoch: int, peers: Sequence[Progress]) -> None:
+def _never(config: SweepConfig, own: Standing, epoch: int, peers: Sequence[Standing]) -> None:
     return None
 
 
-def _asha(config: SweepConfig, own: Progress, epoch: int, peers: Sequence[Progress]) -> str | None:
+def _asha(config: SweepConfig, own: Standing, epoch: int, peers: Sequence[Standing]) -> str | None:
     """Asynchronous successive halving (Li et al. 2020), stopping instead of pausing.
 
     Rungs lie at grace_epochs * reduction_factor**k; a rung keeps the best 1 / reduction_factor of
@@ -65,7 +65,7 @@ def _asha(config: SweepConfig, own: Progress, epoch: int, peers: Sequence[Progre
 
 
 def _median(
-    config: SweepConfig, own: Progress, epoch: int, peers: Sequence[Progress]
+    config: SweepConfig, own: Standing, epoch: int, peers: Sequence[Standing]
 ) -> str | None:
     """A median rule: the best value so far is worse than the median of the peers' now."""
     if len(peers) < _MEDIAN_PEERS:

@@ -12,7 +12,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from sweep.files import read_reports
-from sweep.pruning import Progress, reason_to_stop
+from sweep.pruning import Standing, reason_to_stop
 from sweep.study import InvalidTrialError, Ledger, TrialRecord
 from trainers.schedules import warmup_steps
 
@@ -57,16 +57,16 @@ class Referee:
         """Whether failures follow each other so closely that it is not the trials' fault."""
         return len(self.failures) >= _FAILURES_IN_A_ROW
 
-    def _of(self, trial: TrialRecord) -> Progress:
+    def _of(self, trial: TrialRecord) -> Standing:
         metric = self._ledger.config.search.metric
         values = {r["epoch"]: r[metric] for r in trial.reports if not r["diverged"]}
         return self._new(trial.space)._replace(values=values)
 
-    def _new(self, space: dict[str, Any]) -> Progress:
+    def _new(self, space: dict[str, Any]) -> Standing:
         num_epochs = self._ledger.config.training.num_epochs
         steps = self._ledger.sweep().steps_per_epoch
         warmup = warmup_steps(space, num_epochs=num_epochs, steps_per_epoch=steps)
-        return Progress(next(iter(space["schedule"])), warmup / steps, {})
+        return Standing(next(iter(space["schedule"])), warmup / steps, {})
 
 
 class LedgerSearcher(Searcher):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces import SweepConfig, parse_config
-from sweep.pruning import Progress, reason_to_stop
+from sweep.pruning import Standing, reason_to_stop
 
 CONFIG = """
 version: 1
@@ -37,16 +37,16 @@ def config(
     return parse_config(CONFIG, overrides=[f"search.metric={metric}", f"pruning={{{rule}}}"])
 
 
-def progress(values: Mapping[int, float], family: str = "constant", warmup: float = 0) -> Progress:
-    return Progress(family, warmup, values)
+def progress(values: Mapping[int, float], family: str = "constant", warmup: float = 0) -> Standing:
+    return Standing(family, warmup, values)
 
 
-def flat(value: float, family: str = "constant", warmup: float = 0) -> Progress:
+def flat(value: float, family: str = "constant", warmup: float = 0) -> Standing:
     """A trial that reports the same value at every epoch."""
     return progress(dict.fromkeys(range(1, 31), value), family, warmup)
 
 
-def judged_epochs(rules: SweepConfig, own: Progress, others: list[Progress]) -> list[int]:
+def judged_epochs(rules: SweepConfig, own: Standing, others: list[Standing]) -> list[int]:
     """The epochs at which `own` would be stopped."""
     return [epoch for epoch in range(1, 31) if reason_to_stop(rules, own, epoch, others)]
 
@@ -193,7 +193,7 @@ def test_median_judges_at_every_epoch_after_the_grace(grace: int, first: int):
 VALUES = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5000001, 0.75, 1.0])
 EPOCH = st.sampled_from([1, 2, 3, 4, 6, 9])
 TRIALS = st.builds(
-    Progress,
+    Standing,
     st.sampled_from(["constant", "cosine_decay"]),
     st.sampled_from([0, 0.5, 2, 3.5]),
     st.dictionaries(st.integers(1, 9), VALUES, max_size=9),
@@ -209,7 +209,7 @@ RULES = st.builds(
 )
 
 
-def at(own: Progress, epoch: int, value: float) -> Progress:
+def at(own: Standing, epoch: int, value: float) -> Standing:
     """`own`, having just reported `value`."""
     past = {at: value for at, value in own.values.items() if at < epoch}
     return own._replace(values=past | {epoch: value})
@@ -243,7 +243,7 @@ def test_none_never_stops(own, epoch, value, others):
 
 @given(RULES, TRIALS, EPOCH, VALUES, OTHERS)
 def test_maximizing_is_minimizing_the_negative(rules, own, epoch, value, others):
-    def negated(trial: Progress) -> Progress:
+    def negated(trial: Standing) -> Standing:
         return trial._replace(values={at: -value for at, value in trial.values.items()})
 
     metric = "val_loss" if rules.search.metric == "val_accuracy" else "val_accuracy"
@@ -262,7 +262,7 @@ def test_maximizing_is_minimizing_the_negative(rules, own, epoch, value, others)
 
 @given(RULES, TRIALS, EPOCH, VALUES, OTHERS)
 def test_what_peers_report_at_other_epochs_does_not_matter(rules, own, epoch, value, others):
-    def only_here(trial: Progress) -> Progress:
+    def only_here(trial: Standing) -> Standing:
         return trial._replace(values={at: v for at, v in trial.values.items() if at == epoch})
 
     own = at(own, epoch, value)

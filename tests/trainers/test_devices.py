@@ -78,7 +78,6 @@ def test_a_claim_sets_what_jax_reads_and_gives_the_cores_back(
         assert found["device"]["platform"] == "cpu"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a process can choose its cores on Linux only")
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_claim_of_some_cores_gives_the_bits_of_a_process_that_has_no_more(count: int) -> None:
     """The sum over 20,000 rows is cut by the number of threads, which shows in the last bits."""
