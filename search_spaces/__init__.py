@@ -1,6 +1,6 @@
 """What may be searched: sweep files, their spaces, and the points in them."""
 
-from search_spaces.checks import check_samples, planned_steps
+from search_spaces.checks import check_samples, planned_steps, value_at
 from search_spaces.config import SweepConfig
 from search_spaces.distributions import Choice, Distribution, IntUniform, Scalar, Uniform
 from search_spaces.faults import ConfigError, Fault
@@ -14,6 +14,7 @@ from search_spaces.loading import (
 )
 from search_spaces.parameters import (
     concrete_config,
+    custom_functions,
     flat_parameters,
     free_parameters,
     grid_points,
@@ -35,6 +36,7 @@ __all__ = [
     "concrete_config",
     "config_sha256",
     "config_to_yaml",
+    "custom_functions",
     "flat_parameters",
     "free_parameters",
     "grid_points",
@@ -46,4 +48,5 @@ __all__ = [
     "preset_path",
     "presets",
     "sample_space",
+    "value_at",
 ]

@@ -1,5 +1,6 @@
 """Trying a space out: the learning-rate curves of its ends and of random samples."""
 
+import contextlib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -11,10 +12,16 @@ from search_spaces.config import SweepConfig
 from search_spaces.distributions import Choice, Distribution, IntUniform, Scalar
 from search_spaces.faults import ConfigError, Fault, Path, dotted, plain
 from search_spaces.keys import SPELLINGS
-from search_spaces.parameters import flat_parameters
+from search_spaces.parameters import custom_functions, flat_parameters
 from search_spaces.space import Space, families, family_parameters, filled
 from trainers.data import DATASETS
-from trainers.schedules import learning_rate_curve, steps_per_epoch
+from trainers.functions import Function, load_function
+from trainers.schedules import (
+    learning_rate_curve,
+    momentum_curve,
+    plateau_rule,
+    steps_per_epoch,
+)
 
 
 def planned_steps(config: SweepConfig) -> int:
@@ -35,10 +42,15 @@ def check_samples(config: SweepConfig, n: int = 20) -> None:
     faults: dict[Path, Fault] = {}
     generator = np.random.default_rng(0)
     num_epochs, steps = config.training.num_epochs, planned_steps(config)
+    functions = _loadable_functions(config)
     for family in families(config.space):
         for sample in _samples(config.space, family, generator, n):
             try:
-                learning_rate_curve(sample, num_epochs=num_epochs, steps_per_epoch=steps)
+                curve = learning_rate_curve(
+                    sample, num_epochs=num_epochs, steps_per_epoch=steps, functions=functions
+                )
+                momentum_curve(sample, curve, steps_per_epoch=steps, functions=functions)
+                plateau_rule(sample, num_epochs=num_epochs, steps_per_epoch=steps)
             except (ValueError, ArithmeticError) as error:
                 path = _blamed(sample, family, str(error))
                 fault = Fault(config.name, 0, 0, dotted(path), _message(sample, error))
@@ -47,26 +59,35 @@ def check_samples(config: SweepConfig, n: int = 20) -> None:
         raise ConfigError(faults.values())
 
 
+def _loadable_functions(config: SweepConfig) -> dict[str, Function]:
+    """The user's functions, each loaded once; one that fails is left for its sample to name."""
+    found: dict[str, Function] = {}
+    for name in custom_functions(config):
+        with contextlib.suppress(ValueError):
+            found[name] = load_function(name)
+    return found
+
+
 def _samples(
     space: Space, family: str, generator: np.random.Generator, n: int
 ) -> Iterator[dict[str, Any]]:
     """Every end of every range, the others in their middle; then `n` samples, if any is free."""
     free = family_parameters(space, family)
-    middle = {name: _at(spread, 0.5) for name, spread in free.items()}
+    middle = {name: value_at(spread, 0.5) for name, spread in free.items()}
     yield filled(space, family, lambda name, _: middle[name])
     for name, spread in free.items():
         for value in _ends(spread):
             chosen = middle | {name: value}
             yield filled(space, family, lambda name, _, chosen=chosen: chosen[name])
     for _ in range(n if free else 0):
-        yield filled(space, family, lambda _, spread: _at(spread, generator.random()))
+        yield filled(space, family, lambda _, spread: value_at(spread, generator.random()))
 
 
 def _ends(spread: Distribution) -> tuple[Scalar, ...]:
     return spread.options if isinstance(spread, Choice) else (spread.low, spread.high)
 
 
-def _at(spread: Distribution, fraction: float) -> Scalar:
+def value_at(spread: Distribution, fraction: float) -> Scalar:
     """The value that lies this far into the distribution, 0 <= fraction < 1."""
     if isinstance(spread, Choice):
         return spread.options[int(fraction * len(spread.options))]
@@ -80,15 +101,19 @@ def _at(spread: Distribution, fraction: float) -> Scalar:
 
 def _blamed(sample: Mapping[str, Any], family: str, message: str) -> Path:
     """Where the parameter that a message names stands; the family where it names none."""
-    body = sample["schedule"][family]
+    groups: list[tuple[Path, Mapping[str, Any]]] = [
+        (("schedule", family), sample["schedule"][family]),
+        ((), {key: value for key, value in sample.items() if key != "schedule"}),
+        *((("momentum_schedule", f), b) for f, b in sample.get("momentum_schedule", {}).items()),
+    ]
     rule = message.partition(", but ")[0]
     for word in re.findall(r"[A-Za-z_]\w*", rule):
         for key in (word, *(word + ending for ending in SPELLINGS)):
-            if key in body:
-                return ("space", "schedule", family, key)
-            if key in sample and key != "schedule":
-                return ("space", key)
-    return ("space", "schedule", family)
+            for path, body in groups:
+                if key in body:
+                    return ("space", *path, key)
+    momentum = "momentum" in rule and "momentum_schedule" in sample
+    return ("space", "momentum_schedule") if momentum else ("space", "schedule", family)
 
 
 def _message(sample: Mapping[str, Any], error: Exception) -> str:

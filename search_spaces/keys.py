@@ -1,68 +1,94 @@
 """What each key of a space may hold, and the JSON schema that tells editors so."""
 
 import inspect
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin
 
 from search_spaces.distributions import Kind
 from trainers.hyperparameters import HYPERPARAMETERS
-from trainers.schedules import SCHEDULES, WARMUP_KEYS, schedule_keys
+from trainers.schedules import (
+    MOMENTA,
+    SCHEDULES,
+    WARMUP_KEYS,
+    WARMUP_SHAPES,
+    Family,
+    config_keys,
+    takes_anything,
+)
 
+DEFAULT = "default"  # in place of a family's parameters: the space in search_spaces.defaults
 SPELLINGS = ("_steps", "_epochs", "_fraction")
+SHARED_KEYS = (*WARMUP_KEYS, "warmup_shape", "warmup_init_fraction")
 _CLOCK: dict[str, Kind] = {"interval": ("step", "epoch"), "first_tick": (0, 1)}
 
 
-def parameter_kind(family: str, key: str) -> Kind:
-    """What a key of a schedule family must be, read off the schedule function's signature."""
+def parameter_kind(family: Family, key: str) -> Kind:
+    """What a key of a family must be, read off the signature of its function."""
     if key in _CLOCK:
         return _CLOCK[key]
-    parameters = inspect.signature(SCHEDULES[family]).parameters
+    parameters = inspect.signature(family).parameters
     stem = next((key.removesuffix(end) for end in SPELLINGS if key.endswith(end)), key)
     parameter = parameters.get(key) or parameters.get(f"{stem}_ticks")
     if parameter is None:
         return "any"
-    if parameter.annotation is bool:
-        return (False, True)
-    if parameter.annotation is str:
-        return "text"
-    return "number" if parameter.annotation is float else "numbers"
+    if get_origin(parameter.annotation) is Literal:
+        return get_args(parameter.annotation)
+    kinds: dict[Any, Kind] = {float: "number", bool: (False, True), Sequence[float]: "numbers"}
+    return kinds.get(parameter.annotation, "text")
+
+
+def shared_kind(key: str) -> Kind:
+    """What a key that all families share must be."""
+    return WARMUP_SHAPES if key == "warmup_shape" else "number"
 
 
 def space_json_schema() -> dict[str, Any]:
     """The JSON schema of `space`, for editors."""
-    number = _leaf_schema({"type": "number"})
-    optimizer_keys = {name: number for table in HYPERPARAMETERS.values() for name in table}
-    bodies = {family: _family_schema(family) for family in SCHEDULES}
-    schedule = {
-        "type": "object",
-        "properties": bodies,
-        "additionalProperties": False,
-        "minProperties": 1,
+    hyperparameters = {name for table in HYPERPARAMETERS.values() for name in table}
+    shared = {
+        key: _leaf_schema(_value_schema(shared_kind(key)))
+        for key in (*SHARED_KEYS, *sorted(hyperparameters))
     }
-    shared = dict.fromkeys(WARMUP_KEYS, number) | optimizer_keys
+    families = {
+        name: {"anyOf": [{"const": DEFAULT}, _family_schema(family)]}
+        for name, family in SCHEDULES.items()
+    }
+    momenta = {name: _family_schema(family) for name, family in MOMENTA.items()}
     return {
         "type": "object",
-        "properties": {"schedule": schedule} | shared,
+        "properties": {
+            "schedule": _table_schema(families) | {"minProperties": 1},
+            "momentum_schedule": _table_schema(momenta) | {"minProperties": 1, "maxProperties": 1},
+        }
+        | shared,
         "required": ["schedule"],
         "additionalProperties": False,
     }
 
 
-def _family_schema(family: str) -> dict[str, Any]:
+def _table_schema(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _value_schema(kind: Kind) -> dict[str, Any]:
     simple: dict[Kind, dict[str, Any]] = {"number": {"type": "number"}, "text": {"type": "string"}}
+    return {"enum": list(kind)} if isinstance(kind, tuple) else simple[kind]
+
+
+def _family_schema(family: Family) -> dict[str, Any]:
     properties = {}
-    for key in schedule_keys(family):
+    for key in config_keys(family):
         kind = parameter_kind(family, key)
         if kind == "numbers":
-            items = _leaf_schema(simple["number"])
+            items = _leaf_schema(_value_schema("number"))
             properties[key] = {"type": "array", "items": items, "minItems": 1}
         else:
-            value = {"enum": list(kind)} if isinstance(kind, tuple) else simple[kind]
-            properties[key] = _leaf_schema(value)
+            properties[key] = _leaf_schema(_value_schema(kind))
     return {
         "type": ["object", "null"],
-        "description": (inspect.getdoc(SCHEDULES[family]) or "").partition("\n")[0],
+        "description": (inspect.getdoc(family) or "").partition("\n")[0],
         "properties": properties,
-        "additionalProperties": family == "custom",
+        "additionalProperties": takes_anything(family),
     }
 
 

@@ -85,11 +85,13 @@ def presets() -> list[str]:
 
 def _place_function(value: Any, folder: FilePath) -> None:
     """Make the path of a custom schedule's file absolute, so that it leads there from anywhere."""
-    for key in ("space", "schedule", "custom"):
-        value = value.get(key) if isinstance(value, dict) else None
-    function = value.get("function") if isinstance(value, dict) else None
-    if isinstance(value, dict) and isinstance(function, str) and ".py:" in function:
-        value["function"] = str(folder / function)
+    for table in ("schedule", "momentum_schedule"):
+        body = value
+        for key in ("space", table, "custom"):
+            body = body.get(key) if isinstance(body, dict) else None
+        function = body.get("function") if isinstance(body, dict) else None
+        if isinstance(body, dict) and isinstance(function, str) and ".py:" in function:
+            body["function"] = str(folder / function)
 
 
 def _read_text(file: FilePath) -> str:

@@ -50,6 +50,17 @@ def point_to_parameters(config: SweepConfig, point: Mapping[str, Any]) -> dict[s
     return point_values(config.space, point)
 
 
+def custom_functions(config: SweepConfig) -> list[str]:
+    """The names of the user's functions that the space may call, sorted."""
+    momentum = config.space.shared.get("momentum_schedule")
+    tables = [config.space.schedule, momentum if isinstance(momentum, Mapping) else {}]
+    names: set[str] = set()
+    for body in (table["custom"] for table in tables if "custom" in table):
+        leaf = body["function"] if isinstance(body, Mapping) else None
+        names |= {str(name) for name in (leaf.options if isinstance(leaf, Choice) else (leaf,))}
+    return sorted(names)
+
+
 def flat_parameters(concrete_space: Mapping[str, Any]) -> dict[str, Scalar]:
     """A sample for display: `{"schedule": "cosine_decay", "peak_lr": 0.3, "momentum": 0.9}`.
 
@@ -118,9 +129,13 @@ def _values(spread: Distribution) -> tuple[Scalar, ...]:
 
 
 def _flat(value: Any, name: str) -> dict[str, Scalar]:
-    if not isinstance(value, list | tuple):
+    if isinstance(value, Mapping):
+        inner = list(value.items())
+    elif isinstance(value, list | tuple):
+        inner = list(enumerate(value))
+    else:
         return {name: value}
     flat: dict[str, Scalar] = {}
-    for index, entry in enumerate(value):
-        flat |= _flat(entry, f"{name}.{index}")
+    for key, entry in inner:
+        flat |= _flat(entry, f"{name}.{key}")
     return flat

@@ -7,7 +7,6 @@ from search_spaces.distributions import (
     Choice,
     Distribution,
     IntUniform,
-    Leaf,
     Scalar,
     Uniform,
     canonical,
@@ -16,7 +15,7 @@ from search_spaces.distributions import (
     same_value,
 )
 from search_spaces.faults import Flaw, Path, hint, named, shown
-from search_spaces.space import Space, families
+from search_spaces.space import Space, Tree, children, families
 
 
 def point_flaws(space: Space, raw: Any, path: Path = ()) -> Iterator[Flaw]:
@@ -38,10 +37,9 @@ def point_values(space: Space, point: Mapping[str, Any]) -> dict[str, Scalar]:
     """The free parameters of a point without flaws, by their name in a study."""
     ((family, body),) = spelled_out(point)["schedule"].items()
     values: dict[str, Scalar] = {"schedule": family} if len(families(space)) > 1 else {}
-    for key, leaf in space.schedule[family].items():
-        values |= _free_values(leaf, body.get(key), f"schedule.{family}.{key}")
-    for key, leaf in space.shared.items():
-        values |= _free_values(leaf, point.get(key), key)
+    values |= _free_values(space.schedule[family], body, f"schedule.{family}")
+    for key, tree in space.shared.items():
+        values |= _free_values(tree, point.get(key), key)
     return values
 
 
@@ -79,36 +77,50 @@ def _family_flaws(space: Space, raw: Any, path: Path) -> Iterator[Flaw]:
             yield from _value_flaws(leaf, (body or {}).get(key), (*inner, key))
 
 
-def _value_flaws(leaf: Leaf, raw: Any, path: Path) -> Iterator[Flaw]:
+def _value_flaws(tree: Tree, raw: Any, path: Path) -> Iterator[Flaw]:
     name = named(path)
-    if isinstance(leaf, Distribution):
+    if isinstance(tree, Distribution):
         if raw is None:
-            yield Flaw(path, f"{name} must be given, but is missing; it lies in {described(leaf)}")
-        elif not contains(leaf, raw):
-            yield Flaw(path, f"{name} must lie in {described(leaf)}, but got {shown(raw)}")
-    elif not isinstance(leaf, tuple):
-        if raw is not None and not same_value(leaf, raw):
-            yield Flaw(path, f"{name} must be {shown(leaf)} as in space, but got {shown(raw)}")
-    elif isinstance(raw, list | tuple) and len(raw) == len(leaf):
-        for index, (entry, value) in enumerate(zip(leaf, raw, strict=True)):
+            yield Flaw(path, f"{name} must be given, but is missing; it lies in {described(tree)}")
+        elif not contains(tree, raw):
+            yield Flaw(path, f"{name} must lie in {described(tree)}, but got {shown(raw)}")
+    elif isinstance(tree, Mapping):
+        yield from _group_flaws(tree, raw, path)
+    elif not isinstance(tree, tuple):
+        if raw is not None and not same_value(tree, raw):
+            yield Flaw(path, f"{name} must be {shown(tree)} as in space, but got {shown(raw)}")
+    elif isinstance(raw, list | tuple) and len(raw) == len(tree):
+        for index, (entry, value) in enumerate(zip(tree, raw, strict=True)):
             yield from _value_flaws(entry, value, (*path, index))
-    elif raw is not None or _is_free(leaf):
-        message = f"{name} must be a list of {len(leaf)} entries, but got {shown(raw)}"
+    elif raw is not None or _is_free(tree):
+        message = f"{name} must be a list of {len(tree)} entries, but got {shown(raw)}"
         yield Flaw(path, message)
 
 
-def _is_free(leaf: Leaf) -> bool:
-    if isinstance(leaf, tuple):
-        return any(_is_free(entry) for entry in leaf)
-    return isinstance(leaf, Uniform | IntUniform | Choice)
+def _group_flaws(tree: Mapping[str, Tree], raw: Any, path: Path) -> Iterator[Flaw]:
+    if not isinstance(raw, Mapping | None):
+        message = f"{named(path)} must be a mapping as in space, but got {shown(raw)}"
+        yield Flaw(path, message)
+        return
+    for key in raw or {}:
+        if key not in tree:
+            message = f"the space has no {key!r} here{hint(key, tree, 'it has')}"
+            yield Flaw((*path, key), message, at_key=True)
+    for key, inner in tree.items():
+        yield from _value_flaws(inner, (raw or {}).get(key), (*path, key))
 
 
-def _free_values(leaf: Leaf, raw: Any, name: str) -> dict[str, Scalar]:
-    if isinstance(leaf, Uniform | IntUniform | Choice):
-        return {name: canonical(leaf, raw)}
+def _is_free(tree: Tree) -> bool:
+    if isinstance(tree, Uniform | IntUniform | Choice):
+        return True
+    return any(_is_free(inner) for _, inner in children(tree))
+
+
+def _free_values(tree: Tree, raw: Any, name: str) -> dict[str, Scalar]:
+    if isinstance(tree, Uniform | IntUniform | Choice):
+        return {name: canonical(tree, raw)}
     values: dict[str, Scalar] = {}
-    if isinstance(leaf, tuple):
-        for index, entry in enumerate(leaf):
-            if _is_free(entry):
-                values |= _free_values(entry, raw[index], f"{name}.{index}")
+    for key, inner in children(tree):
+        if _is_free(inner):
+            values |= _free_values(inner, raw[key], f"{name}.{key}")
     return values

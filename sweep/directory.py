@@ -24,6 +24,7 @@ from search_spaces import (
 from sweep.delivery import without_password
 from sweep.errors import CommandError
 from sweep.files import drop_partial_line, locked, write_text
+from sweep.functions import keep_sources
 from sweep.study import STARTED, Ledger, SweepRecord, TrialRecord, now_ms
 
 _FORMAT = 1
@@ -55,6 +56,7 @@ def create_ledger(
     }
     with _made_whole(directory) as folder:
         write_text(folder / "config.yaml", text)
+        keep_sources(config, folder)
         study = _create_study(folder, directory.name, storage, config)
         study.set_user_attr("steps_per_epoch", steps_per_epoch)
         study.set_user_attr("facts", dict(facts))

@@ -22,6 +22,7 @@ from sweep.directory import create_ledger, driving, open_ledger
 from sweep.errors import CommandError
 from sweep.facts import sweep_facts
 from sweep.files import write_text
+from sweep.functions import check_sources, portable_functions
 from sweep.resources import Slots, find_slots
 from sweep.results import best_config_yaml, best_trial
 from sweep.search import LedgerScheduler, LedgerSearcher, Referee
@@ -99,6 +100,7 @@ def resume(
         ledger = open_ledger(directory, proposing=True)
         if ledger.sweep().state in ("finished", "failed"):
             return _run(ledger, show, lambda over: None)
+        check_sources(ledger.config, directory)
         dataset = _same_data(ledger, manual_dir)
         with connected(address):
             slots = find_slots(ledger.config)
@@ -192,7 +194,7 @@ def _tune(
     shared = Shared(
         dataset._replace(test_images=dataset.test_images[:0], test_labels=dataset.test_labels[:0]),
         ledger.config.training.model_dump(),
-        ledger.sweep().steps_per_epoch,
+        portable_functions(ledger.config),
         str(ledger.trials_directory.resolve()),
     )
     trainable = tune.with_parameters(TrialActor, shared=shared)

@@ -16,7 +16,7 @@ from search_spaces import SweepConfig
 from sweep.curves import thin_curve
 from sweep.results import best_trial, leaderboard, shown_state, trial_name
 from sweep.study import SweepRecord, TrialRecord
-from trainers.schedules import learning_rate_curve
+from trainers.schedules import learning_rate_curve, momentum_curve, plateau_rule
 
 EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
 FINISHED_STATES = ("complete", "pruned", "diverged")
@@ -43,47 +43,64 @@ class Point(NamedTuple):
 
 
 class AppliedCurve(NamedTuple):
-    """A trial's learning-rate curve as rebuilt from its parameters, checked against its reports."""
+    """A trial's curves as rebuilt from its parameters and losses, checked against its reports."""
 
     values: np.ndarray | None  # float32 (num_epochs * steps_per_epoch,); None: cannot be rebuilt
     verified_epochs: int  # finished epochs, from the first on, whose row is the one consumed
     mismatch: int | None  # the first epoch whose row is another one
+    momenta: np.ndarray | None = None  # like `values`; None: the momentum has no curve
 
 
 def applied_curve(sweep: SweepRecord, trial: TrialRecord) -> AppliedCurve:
-    """The curve a trial was trained with, as far as the hashes in its reports confirm it."""
-    steps = sweep.steps_per_epoch
+    """The curves a trial was trained with, as far as the hashes in its reports confirm them."""
+    num_epochs, steps = sweep.config.training.num_epochs, sweep.steps_per_epoch
     try:
-        values = learning_rate_curve(
-            trial.space, num_epochs=sweep.config.training.num_epochs, steps_per_epoch=steps
-        )
+        planned = learning_rate_curve(trial.space, num_epochs=num_epochs, steps_per_epoch=steps)
+        momenta = momentum_curve(trial.space, planned, steps_per_epoch=steps)
+        plateau = plateau_rule(trial.space, num_epochs=num_epochs, steps_per_epoch=steps)
     except ValueError:
         return AppliedCurve(None, 0, 1 if trial.reports else None)
-    rows = values.astype("<f4").reshape(-1, steps)
+    rows = planned.reshape(-1, steps)
+    if plateau:
+        losses = [report["val_loss"] for report in trial.reports]
+        scales = [plateau.scale(losses[:done]) for done in range(len(rows))]
+        rows = rows * np.array(scales, np.float32)[:, None]
+    hashed = [("learning_rate_sha256", rows)]
+    if momenta is not None:
+        hashed.append(("momentum_sha256", momenta.reshape(rows.shape)))
     for done, report in enumerate(trial.reports):
-        row = rows[done].tobytes() if done < len(rows) else b""
-        if hashlib.sha256(row).hexdigest() != report["learning_rate_sha256"]:
-            return AppliedCurve(values, done, done + 1)
-    return AppliedCurve(values, len(trial.reports), None)
+        if any(_sha256(curve, done) != report[key] for key, curve in hashed):
+            return AppliedCurve(rows.ravel(), done, done + 1, momenta)
+    return AppliedCurve(rows.ravel(), len(trial.reports), None, momenta)
 
 
-def learning_rate_points(
+def _sha256(rows: np.ndarray, epoch: int) -> str:
+    """The hash of the row of an epoch, which counts from 0."""
+    row = rows[epoch].astype("<f4").tobytes() if epoch < len(rows) else b""
+    return hashlib.sha256(row).hexdigest()
+
+
+def curve_points(
     sweep: SweepRecord, trial: TrialRecord, curve: AppliedCurve, *, after_epoch: int
 ) -> Iterator[Point]:
-    """Points of the learning rate against the optimizer step, of verified epochs > `after_epoch`.
+    """Points of learning rate and momentum against the optimizer step, of verified epochs.
 
-    The last step that an ended trial was trained for is always among them.
+    Only of epochs > `after_epoch`. The last step that an ended trial was trained for is always
+    among them.
     """
     if curve.values is None or curve.verified_epochs == 0:
         return
     last = curve.verified_epochs * sweep.steps_per_epoch - 1
-    steps = thin_curve(curve.values)
-    shown = steps[(steps >= after_epoch * sweep.steps_per_epoch) & (steps <= last)].tolist()
-    if trial.state != "running" and last not in shown[-1:]:
-        shown.append(last)
-    for step in shown:
-        time = trial.reports[step // sweep.steps_per_epoch]["timestamp_ms"]
-        yield Point("learning_rate", float(curve.values[step]), time, step)
+    for key, values in (("learning_rate", curve.values), ("momentum", curve.momenta)):
+        if values is None:
+            continue
+        steps = thin_curve(values)
+        shown = steps[(steps >= after_epoch * sweep.steps_per_epoch) & (steps <= last)].tolist()
+        if trial.state != "running" and last not in shown[-1:]:
+            shown.append(last)
+        for step in shown:
+            time = trial.reports[step // sweep.steps_per_epoch]["timestamp_ms"]
+            yield Point(key, float(values[step]), time, step)
 
 
 def epoch_points(sweep: SweepRecord, trial: TrialRecord, *, after_epoch: int) -> Iterator[Point]:

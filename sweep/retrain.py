@@ -47,8 +47,8 @@ def retrain(
     )
     import jax.numpy as jnp
 
-    from trainers.optimizers import hyperparameters
-    from trainers.training import Settings, evaluate, fit
+    from trainers.runs import fit_point
+    from trainers.training import Settings, evaluate
 
     settings = Settings(**config.training.model_dump())
     space = sample_space(config, lambda name, _: name)  # which has none to suggest
@@ -57,7 +57,7 @@ def retrain(
         num_epochs=settings.num_epochs,
         steps_per_epoch=steps_per_epoch(len(dataset.train_images), settings.batch_size),
     )
-    run = fit(dataset, curve, hyperparameters(settings.optimizer, space), settings)
+    run = fit_point(dataset, space, settings)
     reports = []
     while True:
         try:

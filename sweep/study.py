@@ -31,7 +31,7 @@ from search_spaces import (
     sample_space,
 )
 from sweep.files import append_line, read_reports
-from trainers.schedules import learning_rate_curve
+from trainers.schedules import learning_rate_curve, momentum_curve
 
 STARTED = tuple(state for state in TrialState if state != TrialState.WAITING)
 
@@ -186,13 +186,15 @@ class Ledger:
 
     def _propose(self, trial: optuna.Trial) -> None:
         space = sample_space(self.config, lambda name, d: _suggest(trial, name, d))
+        steps = self.study.user_attrs["steps_per_epoch"]
         try:
-            curve_sha256 = hashlib.sha256(self.curve(space).tobytes()).hexdigest()
+            curve = self.curve(space)
+            momentum_curve(space, curve, steps_per_epoch=steps)
         except ValueError as error:
             self.trial_directory(trial.number).mkdir(parents=True, exist_ok=True)
             self.end(trial.number, "failed", f"the schedule is not valid: {error}")
             raise InvalidTrialError(str(error)) from error
-        trial.set_user_attr("curve_sha256", curve_sha256)
+        trial.set_user_attr("curve_sha256", hashlib.sha256(curve.tobytes()).hexdigest())
         self.trial_directory(trial.number).mkdir(parents=True, exist_ok=True)
 
     def curve(self, space: Mapping[str, Any]) -> np.ndarray:

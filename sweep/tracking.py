@@ -180,8 +180,8 @@ def deliver_trial(
         client.update_run(held.run_id, status="RUNNING")
     curve = projection.applied_curve(sweep, trial)
     after = held.epochs if held.state else 0
-    rates = projection.learning_rate_points(sweep, trial, curve, after_epoch=after)
-    points = [*rates, *projection.epoch_points(sweep, trial, after_epoch=after)]
+    points = projection.curve_points(sweep, trial, curve, after_epoch=after)
+    points = [*points, *projection.epoch_points(sweep, trial, after_epoch=after)]
     news = state != held.state or after == 0 or curve.mismatch is not None
     log(
         client,

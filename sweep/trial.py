@@ -13,10 +13,10 @@ from ray import tune
 from sweep.study import checkpoint_path
 from trainers.data import Dataset
 from trainers.devices import claim, count_programs, describe
-from trainers.schedules import learning_rate_curve
+from trainers.functions import Function
 
 _REPORT_EVERY_S = 0.1  # a report costs the driver some milliseconds
-# trainers.training imports jax, which reads its environment once: so only after claim().
+# trainers.runs imports jax, which reads its environment once: so only after claim().
 
 
 class Shared(NamedTuple):
@@ -24,7 +24,7 @@ class Shared(NamedTuple):
 
     dataset: Dataset  # without its test split
     settings: dict[str, Any]  # of trainers.training.Settings
-    steps_per_epoch: int
+    functions: dict[str, Function]  # the user's own, by name: a worker may lack their files
     trials: str  # the folder of the trials' own folders
 
 
@@ -49,7 +49,7 @@ class TrialActor(tune.Trainable):
         from trainers.training import Settings, on_device
 
         self.dataset, self.settings = on_device(shared.dataset), Settings(**shared.settings)
-        self.steps_per_epoch, self.trials = shared.steps_per_epoch, Path(shared.trials)
+        self.functions, self.trials = shared.functions, Path(shared.trials)
         self.programs = count_programs("train_epoch")
         self.worker = describe() | {
             "node": ray.util.get_node_ip_address(),
@@ -79,17 +79,13 @@ class TrialActor(tune.Trainable):
 
     def train_trial(self, number: int, space: dict, skip_epochs: int) -> Iterator[Any]:
         """One trial, epoch by epoch: parameters -> learning-rate curve -> training run."""
-        from trainers.optimizers import hyperparameters
-        from trainers.training import fit
+        from trainers.runs import fit_point
 
-        curve = learning_rate_curve(
-            space, num_epochs=self.settings.num_epochs, steps_per_epoch=self.steps_per_epoch
-        )
-        yield from fit(
+        yield from fit_point(
             self.dataset,
-            curve,
-            hyperparameters(self.settings.optimizer, space),
+            space,
             self.settings,
+            functions=self.functions,
             checkpoint_path=checkpoint_path(self.trials, number),
             skip_epochs=skip_epochs,
         )

@@ -2,6 +2,7 @@
 
 One file: a line `sweep-checkpoint 1 <sha256 of the rest>`, then a safetensors image whose metadata
 holds the run's fingerprint, the epoch and the reports so far. Beside it lies the one before.
+safetensors is imported where a file is written or read: training without one needs JAX alone.
 """
 
 import hashlib
@@ -13,8 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 _MAGIC = b"sweep-checkpoint 1 "
 log = logging.getLogger(__name__)
@@ -35,6 +34,8 @@ class CheckpointError(ValueError):
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write `path` so that it is whole after a crash at any instant, keeping the one before."""
+    from safetensors.numpy import save
+
     metadata = {
         "fingerprint": checkpoint.fingerprint,
         "epoch": str(checkpoint.epoch),
@@ -53,6 +54,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 def load_checkpoint(path: Path, like: Any, fingerprint: str) -> Checkpoint:
     """Read `path` into the structure of `like`; CheckpointError unless every byte is as written."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
     header, _, payload = path.read_bytes().partition(b"\n")
     if header != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
         raise CheckpointError(f"the checkpoint must match its sha256, but {path} does not")

@@ -10,3 +10,8 @@ HYPERPARAMETERS: dict[str, dict[str, float]] = {
     "adam": {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.0},
     "adamw": {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-4},
 }
+
+
+def momentum_name(optimizer: str) -> str:
+    """The hyperparameter that a momentum schedule drives: b1 where there is no momentum."""
+    return "momentum" if "momentum" in HYPERPARAMETERS[optimizer] else "b1"

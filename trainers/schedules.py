@@ -1,191 +1,123 @@
-"""Learning-rate schedules as data: pure functions from parameters to a float32 curve.
+"""Learning-rate schedules as data: from a point of a search space to a float32 curve.
 
-A family is a function of `ticks`, the float64 times at which it is evaluated. A tick is one
-optimizer step, or one epoch with `interval: epoch`; a schedule's clock starts at 0 when its warmup
-has ended. Durations reach a function in ticks (`decay_ticks`); a config spells them `decay_steps`,
-`decay_epochs` or `decay_fraction` (of the steps after the warmup); one left out spans all of them.
+A curve is a pure function of the point: a warmup, then one of the families. A family's clock starts
+at 0 when the warmup has ended. Durations are spelled `_steps`, `_epochs` or `_fraction` (of the
+steps after the warmup); one that has a default and is left out spans all of them.
 """
 
-import importlib
-import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from trainers.bounds import fraction, non_negative, number, one_of
+from trainers.families import SCHEDULES
+from trainers.families import divide_by_three as divide_by_three  # its name in configs
+from trainers.functions import Function
+from trainers.momentum import MOMENTA
+from trainers.plateau import Plateau
+
 WARMUP_KEYS = ("warmup_steps", "warmup_epochs", "warmup_fraction")
-_UNITS = ("steps", "epochs", "fraction")
-_CLOCK_KEYS = ("interval", "first_tick")
-
-
-def constant(ticks: np.ndarray, *, peak_lr: float) -> np.ndarray:
-    """The same learning rate at every tick.
-
-    lr[t] = peak_lr
-    """
-    _non_negative(peak_lr=peak_lr)
-    return np.full(ticks.shape, peak_lr, np.float64)
-
-
-def exponential_decay(
-    ticks: np.ndarray,
-    *,
-    peak_lr: float,
-    decay_rate: float,
-    decay_ticks: float,
-    staircase: bool = False,
-) -> np.ndarray:
-    """Multiplied by `decay_rate` every `decay_ticks`, smoothly, or at once with `staircase`.
-
-    lr[t] = peak_lr * decay_rate ** (t / decay_ticks)
-    """
-    _non_negative(peak_lr=peak_lr)
-    _positive(decay_rate=decay_rate, decay=decay_ticks)
-    return peak_lr * decay_rate ** _progress(ticks, decay_ticks, staircase)
-
-
-def inverse_time_decay(
-    ticks: np.ndarray,
-    *,
-    peak_lr: float,
-    decay_rate: float,
-    decay_ticks: float,
-    staircase: bool = False,
-) -> np.ndarray:
-    """Falls as one over time, smoothly, or in steps of `decay_ticks` with `staircase`.
-
-    lr[t] = peak_lr / (1 + decay_rate * t / decay_ticks)
-    """
-    _non_negative(peak_lr=peak_lr, decay_rate=decay_rate)
-    _positive(decay=decay_ticks)
-    return peak_lr / (1 + decay_rate * _progress(ticks, decay_ticks, staircase))
-
-
-def polynomial_decay(
-    ticks: np.ndarray,
-    *,
-    peak_lr: float,
-    decay_ticks: float,
-    power: float = 1.0,
-    final_fraction: float = 0.0,
-) -> np.ndarray:
-    """A power of the time that is left, towards `final_fraction * peak_lr`, then flat.
-
-    lr[t] = peak_lr * (f + (1 - f) * (1 - t / decay_ticks) ** power),   f = final_fraction
-    """
-    _non_negative(peak_lr=peak_lr)
-    _positive(power=power, decay=decay_ticks)
-    _fraction(final_fraction=final_fraction)
-    left = 1 - np.minimum(ticks / decay_ticks, 1)
-    return peak_lr * (final_fraction + (1 - final_fraction) * left**power)
-
-
-def piecewise_constant(
-    ticks: np.ndarray, *, values: Sequence[float], boundaries_ticks: Sequence[float]
-) -> np.ndarray:
-    """One value up to and including each boundary, the next value after it.
-
-    lr[t] = values[number of boundaries b with t > b]
-
-    As in jax.example_libraries; optax moves on at the boundary itself, one tick earlier.
-    """
-    boundaries = np.asarray(boundaries_ticks, np.float64)
-    if len(values) != len(boundaries) + 1:
-        raise ValueError(
-            "values must hold one more entry than boundaries, "
-            f"but got {len(values)} values and {len(boundaries)} boundaries"
-        )
-    for index, value in enumerate(values):
-        _non_negative(**{f"values.{index}": value})
-    if not (np.all(np.isfinite(boundaries)) and np.all(np.diff(boundaries) > 0)):
-        raise ValueError(f"boundaries must rise, but got {[float(b) for b in boundaries]}")
-    return np.asarray(values, np.float64)[np.sum(ticks[:, None] > boundaries, axis=1)]
-
-
-def cosine_decay(
-    ticks: np.ndarray,
-    *,
-    peak_lr: float,
-    decay_ticks: float,
-    final_fraction: float = 0.0,
-) -> np.ndarray:
-    """Half a cosine from `peak_lr` towards `final_fraction * peak_lr`, then flat.
-
-    lr[t] = peak_lr * (f + (1 - f) * (1 + cos(pi * t / decay_ticks)) / 2),   f = final_fraction
-
-    The floor lies at t = decay_ticks, one tick past the last of a whole run.
-    Loshchilov & Hutter 2017.
-    """
-    _non_negative(peak_lr=peak_lr)
-    _positive(decay=decay_ticks)
-    _fraction(final_fraction=final_fraction)
-    wave = (1 + np.cos(np.pi * np.minimum(ticks / decay_ticks, 1))) / 2
-    return peak_lr * (final_fraction + (1 - final_fraction) * wave)
-
-
-def custom(ticks: np.ndarray, /, *, function: str, **parameters: Any) -> np.ndarray:
-    """Any Python function of the tick, named `module:function` or `path/to/file.py:function`.
-
-    lr[t] = function(t, **parameters)
-
-    All other keys of the family are the function's keyword arguments.
-    """
-    rule = _load_function(function)
-    try:
-        return np.array([float(rule(_as_int(tick), **parameters)) for tick in ticks.tolist()])
-    except (Exception, SystemExit) as error:
-        raise ValueError(
-            f"function must return a learning rate for every tick, but {function} "
-            f"raised {type(error).__name__}: {error}"
-        ) from error
-
-
-def divide_by_three(tick: int, *, init_lr: float) -> float:
-    """An example for `custom`: the rate divided by three at every tick.
-
-    lr[t] = init_lr / 3**t
-    """
-    return init_lr * 3.0**-tick
-
-
-SCHEDULES: dict[str, Callable[..., np.ndarray]] = {
-    family.__name__: family
-    for family in (
-        constant,
-        exponential_decay,
-        inverse_time_decay,
-        polynomial_decay,
-        piecewise_constant,
-        cosine_decay,
-        custom,
-    )
-}
-
-
-def schedule_keys(family: str) -> tuple[str, ...]:
-    """Every key that may stand under `family` in a config; durations in all three spellings."""
-    keys: list[str] = []
-    for name in _parameters(family):
-        stem = name.removesuffix("_ticks")
-        keys += [name] if stem == name else [f"{stem}_{unit}" for unit in _UNITS]
-    return (*keys, *_CLOCK_KEYS)
-
-
-def required_keys(family: str) -> tuple[str, ...]:
-    """The keys of `family` that have no default; durations by their stem (`boundaries`)."""
-    return tuple(
-        name.removesuffix("_ticks")
-        for name, parameter in _parameters(family).items()
-        if parameter.default is inspect.Parameter.empty and name != "decay_ticks"
-    )
+WARMUP_SHAPES = ("linear", "cosine", "exponential")
+UNITS = ("steps", "epochs", "fraction")
+CLOCK_KEYS = ("interval", "first_tick")
+Family = Callable[..., np.ndarray]
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """Optimizer steps in an epoch; the last may see a smaller batch."""
     return -(-num_examples // batch_size)
+
+
+def learning_rate_curve(
+    space: Mapping[str, Any],
+    *,
+    num_epochs: int,
+    steps_per_epoch: int,
+    functions: Mapping[str, Function] | None = None,
+) -> np.ndarray:
+    """The learning rate of every optimizer step, float32 (num_epochs * steps_per_epoch,).
+
+    `space` is a concrete point of a search space: `{"schedule": {family: {...}}}` and optionally a
+    warmup; its other keys are left alone. A warmup of W steps rises from `warmup_init_fraction`
+    (by default 0, so that the first step has rate 0) of the family's first value to all of it at
+    step W, where the family's own clock starts, as optax joins them. `functions` are those of
+    `custom` that are known by now, by name. Raises ValueError, naming the parameter, for anything
+    out of its bounds.
+    """
+    ((family, parameters),) = space["schedule"].items()
+    one_of(tuple(SCHEDULES), schedule=family)
+    warmup = warmup_steps(space, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch)
+    body = family_curve(
+        SCHEDULES[family],
+        parameters or {},
+        num_steps=num_epochs * steps_per_epoch - warmup,
+        steps_per_epoch=steps_per_epoch,
+        functions=functions or {},
+    )
+    ramp = body[0] * _ramp(warmup, space)
+    with np.errstate(over="ignore"):
+        curve = np.concatenate([ramp, body]).astype(np.float32)
+    if not np.all(np.isfinite(curve)):
+        raise ValueError(f"every learning rate must be finite, but {family} gives {curve.max()}")
+    if curve.min() < 0:
+        raise ValueError(f"every learning rate must be >= 0, but {family} gives {curve.min()}")
+    return curve
+
+
+def momentum_curve(
+    space: Mapping[str, Any],
+    learning_rates: np.ndarray,
+    *,
+    steps_per_epoch: int,
+    functions: Mapping[str, Function] | None = None,
+) -> np.ndarray | None:
+    """The momentum of every optimizer step, float32 as `learning_rates`; None if it has no curve.
+
+    `space` may hold `{"momentum_schedule": {family: {...}}}`, one of MOMENTA. Its clock starts at
+    the first step of the run, warmup or not. Raises ValueError unless 0 <= momentum < 1 everywhere.
+    """
+    if not space.get("momentum_schedule"):
+        return None
+    ((family, parameters),) = space["momentum_schedule"].items()
+    one_of(tuple(MOMENTA), momentum_schedule=family)
+    if family == "mirror":
+        body = MOMENTA[family](learning_rates, **parameters)
+    else:
+        body = family_curve(
+            MOMENTA[family],
+            parameters,
+            num_steps=len(learning_rates),
+            steps_per_epoch=steps_per_epoch,
+            functions=functions or {},
+        )
+    curve = body.astype(np.float32)
+    wrong = curve[~((curve >= 0) & (curve < 1))]
+    if len(wrong):
+        raise ValueError(f"0 <= momentum < 1 must hold, but {family} gives {wrong[0]}")
+    return curve
+
+
+def plateau_rule(
+    space: Mapping[str, Any], *, num_epochs: int, steps_per_epoch: int
+) -> Plateau | None:
+    """The feedback of a point whose family is `reduce_on_plateau`; None for every other."""
+    ((family, parameters),) = space["schedule"].items()
+    if family != "reduce_on_plateau":
+        return None
+    warmup = warmup_steps(space, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch)
+    units = _units(num_epochs * steps_per_epoch - warmup, steps_per_epoch)
+    given = {key: value for key, value in parameters.items() if key not in CLOCK_KEYS}
+    arguments = _arguments(SCHEDULES[family], given, units, tick_steps=steps_per_epoch)
+    defaults = inspect.signature(SCHEDULES[family]).parameters
+    return Plateau(
+        *(
+            float(arguments.get(name, defaults[name].default))
+            for name in ("factor", "patience_ticks", "threshold", "cooldown_ticks", "min_fraction")
+        )
+    )
 
 
 def warmup_steps(space: Mapping[str, Any], *, num_epochs: int, steps_per_epoch: int) -> int:
@@ -196,13 +128,8 @@ def warmup_steps(space: Mapping[str, Any], *, num_epochs: int, steps_per_epoch: 
     if not given:
         return 0
     total = num_epochs * steps_per_epoch
-    _non_negative(**{given[0]: space[given[0]]})
-    scale = {
-        "warmup_steps": 1,
-        "warmup_epochs": steps_per_epoch,
-        "warmup_fraction": total,
-    }
-    steps = round(space[given[0]] * scale[given[0]])
+    non_negative(**{given[0]: space[given[0]]})
+    steps = round(space[given[0]] * _units(total, steps_per_epoch)[given[0].split("_")[1]])
     if steps >= total:
         raise ValueError(
             f"{given[0]} must be shorter than the training of {total} steps, "
@@ -211,75 +138,83 @@ def warmup_steps(space: Mapping[str, Any], *, num_epochs: int, steps_per_epoch: 
     return steps
 
 
-def learning_rate_curve(
-    space: Mapping[str, Any], *, num_epochs: int, steps_per_epoch: int
+def _ramp(warmup: int, space: Mapping[str, Any]) -> np.ndarray:
+    """The share of the peak at each step of the warmup, float64 (warmup,)."""
+    shape, start = space.get("warmup_shape", "linear"), space.get("warmup_init_fraction", 0.0)
+    one_of(WARMUP_SHAPES, warmup_shape=shape)
+    fraction(warmup_init_fraction=start)
+    x = np.arange(warmup) / max(warmup, 1)
+    if shape == "exponential":
+        if start == 0:
+            raise ValueError(
+                "warmup_init_fraction > 0 must hold with warmup_shape exponential, but got 0"
+            )
+        return start ** (1 - x)
+    return start + (1 - start) * (x if shape == "linear" else (1 - np.cos(np.pi * x)) / 2)
+
+
+def family_curve(
+    family: Family,
+    parameters: Mapping[str, Any],
+    *,
+    num_steps: int,
+    steps_per_epoch: int,
+    functions: Mapping[str, Function],
 ) -> np.ndarray:
-    """The learning rate of every optimizer step, float32 (num_epochs * steps_per_epoch,).
-
-    `space` is a concrete point of a search space: `{"schedule": {family: {...}}}` and optionally
-    one of WARMUP_KEYS; its other keys are left alone. A warmup of W steps rises in a straight line
-    from 0 at step 0 to the family's first value at step W, where the family's own clock starts (as
-    optax joins them). Raises ValueError, naming the parameter, for anything out of its bounds.
-    """
-    ((family, parameters),) = space["schedule"].items()
-    if family not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, but got {family}")
-    warmup = warmup_steps(space, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch)
-    steps = num_epochs * steps_per_epoch - warmup
-    body = _body(family, dict(parameters or {}), steps, steps_per_epoch)
-    ramp = body[0] * np.arange(warmup) / max(warmup, 1)
-    with np.errstate(over="ignore"):
-        curve = np.concatenate([ramp, body]).astype(np.float32)
-    if not np.all(np.isfinite(curve)):
-        raise ValueError(f"every learning rate must be finite, but {family} gives {curve.max()}")
-    if curve.min() < 0:
-        raise ValueError(f"every learning rate must be >= 0, but {family} gives {curve.min()}")
-    return curve
-
-
-def _body(family: str, parameters: dict[str, Any], steps: int, epoch_steps: int) -> np.ndarray:
-    """The family's own part of the curve, float64 (steps,)."""
-    interval = parameters.pop("interval", "step")
+    """A family by itself, without a warmup: float64 (num_steps,)."""
+    given = dict(parameters)
+    interval, first_tick = given.pop("interval", "step"), given.pop("first_tick", 0)
     if interval not in ("step", "epoch"):
         raise ValueError(f"interval must be step or epoch, but got {interval}")
-    first_tick = parameters.pop("first_tick", 0)
     if first_tick not in (0, 1):
         raise ValueError(f"first_tick must be 0 or 1, but got {first_tick}")
-    tick_steps = 1 if interval == "step" else epoch_steps
-    index = np.arange(steps) // tick_steps
+    tick_steps = 1 if interval == "step" else steps_per_epoch
+    index = np.arange(num_steps) // tick_steps
     ticks = first_tick + np.arange(index[-1] + 1, dtype=np.float64)
-    units = {"steps": 1, "epochs": epoch_steps, "fraction": steps}
-    arguments = _arguments(family, parameters, units, tick_steps)
+    arguments = _arguments(family, given, _units(num_steps, steps_per_epoch), tick_steps)
+    if arguments.get("function") in functions:
+        arguments["function"] = functions[arguments["function"]]
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return SCHEDULES[family](ticks, **arguments)[index]
+        return family(ticks, **arguments)[index]
+
+
+def _units(num_steps: int, steps_per_epoch: int) -> dict[str, int]:
+    """The optimizer steps in one of each unit of a duration."""
+    return {"steps": 1, "epochs": steps_per_epoch, "fraction": num_steps}
 
 
 def _arguments(
-    family: str, given: dict[str, Any], units: Mapping[str, int], tick_steps: int
+    family: Family, given: dict[str, Any], units: Mapping[str, int], tick_steps: int
 ) -> dict[str, Any]:
-    """`given` with every duration turned into ticks; refuses missing and doubled keys.
-
-    `units` holds the optimizer steps in one of each unit, `tick_steps` those in one tick.
-    """
+    """`given` with every duration turned into ticks; refuses missing and doubled keys."""
     arguments: dict[str, Any] = {}
-    for name, parameter in _parameters(family).items():
+    for name, parameter in parameters_of(family).items():
         stem = name.removesuffix("_ticks")
+        required = parameter.default is inspect.Parameter.empty
         if stem == name:
             if name in given:
                 arguments[name] = given.pop(name)
-            elif parameter.default is inspect.Parameter.empty:
-                raise ValueError(f"{name} must be given for {family}")
+            elif required:
+                raise ValueError(f"{name} must be given for {family.__name__}")
             continue
-        spelled = [unit for unit in _UNITS if f"{stem}_{unit}" in given]
+        spelled = [unit for unit in UNITS if f"{stem}_{unit}" in given]
         if len(spelled) > 1:
             keys = " and ".join(f"{stem}_{unit}" for unit in spelled)
             raise ValueError(f"a duration must be spelled once, but got {keys}")
-        if not spelled and name != "decay_ticks":
-            raise ValueError(f"{stem}_fraction must be given for {family} (or _epochs, or _steps)")
-        unit = spelled[0] if spelled else "fraction"
-        arguments[name] = _in_ticks(stem, given.pop(f"{stem}_{unit}", 1), units[unit], tick_steps)
-    if given and family != "custom":
-        raise ValueError(f"{family} takes {', '.join(schedule_keys(family))}, but got {min(given)}")
+        if spelled:
+            value = given.pop(f"{stem}_{spelled[0]}")
+            arguments[name] = _in_ticks(stem, value, units[spelled[0]], tick_steps)
+        elif required:
+            raise ValueError(
+                f"{stem}_fraction must be given for {family.__name__} (or _epochs, or _steps)"
+            )
+        elif parameter.default == math.inf:
+            arguments[name] = _in_ticks(stem, 1, units["fraction"], tick_steps)
+    if given and not takes_anything(family):
+        keys = ", ".join(config_keys(family))
+        raise ValueError(f"{family.__name__} takes {keys}, but got {min(given)}")
+    if "num_ticks" in inspect.signature(family).parameters:
+        arguments["num_ticks"] = _in_ticks("run", 1, units["fraction"], tick_steps)
     return arguments | given
 
 
@@ -287,72 +222,44 @@ def _in_ticks(stem: str, duration: Any, unit_steps: int, tick_steps: int) -> Any
     """A duration, or a list of them, in ticks; whole where only rounding kept it from being so."""
     if isinstance(duration, Sequence) and not isinstance(duration, str):
         return [_in_ticks(stem, entry, unit_steps, tick_steps) for entry in duration]
-    ticks = _number(stem, _number(stem, duration) * unit_steps / tick_steps)
+    ticks = number(stem, number(stem, duration) * unit_steps / tick_steps)
     return round(ticks) if math.isclose(ticks, round(ticks), rel_tol=1e-9) else ticks
 
 
-def _parameters(family: str) -> dict[str, inspect.Parameter]:
+def schedule_keys(family: str) -> tuple[str, ...]:
+    """Every key that may stand under a schedule family; durations in all three spellings."""
+    return config_keys(SCHEDULES[family])
+
+
+def config_keys(family: Family) -> tuple[str, ...]:
+    """Every key that may stand under a family in a config; durations in all three spellings."""
+    keys: list[str] = []
+    for name in parameters_of(family):
+        stem = name.removesuffix("_ticks")
+        keys += [name] if stem == name else [f"{stem}_{unit}" for unit in UNITS]
+    clock = CLOCK_KEYS if "ticks" in inspect.signature(family).parameters else ()
+    return (*keys, *clock)
+
+
+def required_keys(family: Family) -> tuple[str, ...]:
+    """The keys of a family that have no default; durations by their stem (`boundaries`)."""
+    return tuple(
+        name.removesuffix("_ticks")
+        for name, parameter in parameters_of(family).items()
+        if parameter.default is inspect.Parameter.empty
+    )
+
+
+def parameters_of(family: Family) -> dict[str, inspect.Parameter]:
+    """What a config gives a family, by the names in its function."""
     return {
         name: parameter
-        for name, parameter in inspect.signature(SCHEDULES[family]).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        for name, parameter in inspect.signature(family).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "num_ticks"
     }
 
 
-def _progress(ticks: np.ndarray, decay_ticks: float, staircase: bool) -> np.ndarray:
-    progress = ticks / decay_ticks
-    return np.floor(progress) if staircase else progress
-
-
-def _load_function(name: str) -> Callable[..., float]:
-    if not isinstance(name, str) or ":" not in name:
-        raise ValueError(f"function must read module:function or file.py:function, but got {name}")
-    place, _, attribute = name.rpartition(":")
-    try:
-        if place.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
-        return getattr(module, attribute)
-    except (Exception, SystemExit) as error:
-        raise ValueError(
-            f"function must be importable, but {name} raised {type(error).__name__}: {error}"
-        ) from error
-
-
-def _as_int(tick: float) -> int | float:
-    return int(tick) if tick.is_integer() else tick
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise ValueError(f"{name} must be a number, but got {value!r}")
-    try:
-        number = float(value)
-    except OverflowError:  # an int that no float can hold
-        number = math.inf
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, but got {value}")
-    return number
-
-
-def _non_negative(**named: Any) -> None:
-    for name, value in named.items():
-        if _number(name, value) < 0:
-            raise ValueError(f"{name} >= 0 must hold, but got {value}")
-
-
-def _positive(**named: Any) -> None:
-    for name, value in named.items():
-        if _number(name, value) <= 0:
-            raise ValueError(f"{name} > 0 must hold, but got {value}")
-
-
-def _fraction(**named: Any) -> None:
-    for name, value in named.items():
-        if not 0 <= _number(name, value) <= 1:
-            raise ValueError(f"0 <= {name} <= 1 must hold, but got {value}")
+def takes_anything(family: Family) -> bool:
+    """Whether the family hands keys it does not know on to a function of the user."""
+    kinds = {parameter.kind for parameter in inspect.signature(family).parameters.values()}
+    return inspect.Parameter.VAR_KEYWORD in kinds

@@ -15,9 +15,10 @@ import optax
 
 from trainers.checkpoints import Checkpoint, load_latest, save_checkpoint
 from trainers.data import Dataset
-from trainers.hyperparameters import HYPERPARAMETERS
+from trainers.hyperparameters import HYPERPARAMETERS, momentum_name
 from trainers.models import MODELS
 from trainers.optimizers import direction
+from trainers.plateau import Plateau
 from trainers.schedules import steps_per_epoch
 
 # On a CPU the gradients of a batch are summed over pieces of this many images, which stay in the
@@ -63,6 +64,7 @@ class EpochReport(NamedTuple):
     val_accuracy: float  # 0..1
     learning_rate_sha256: str  # of the float32 learning rates as the program gave them back
     seconds: float
+    momentum_sha256: str = ""  # of the float32 momenta, likewise
 
     @property
     def diverged(self) -> bool:
@@ -82,6 +84,8 @@ def fit(
     hyperparameters: Mapping[str, float],
     settings: Settings,
     *,
+    momentum: np.ndarray | None = None,
+    plateau: Plateau | None = None,
     checkpoint_path: Path | None = None,
     skip_epochs: int = 0,
 ) -> Generator[EpochReport, None, TrainState]:
@@ -89,15 +93,22 @@ def fit(
 
     Returns the last state.
 
-    `curve` is float32 (num_epochs * steps_per_epoch,), from `learning_rate_curve`. With a
-    `checkpoint_path` the state is saved there before its report is yielded, and a run that finds a
-    sound checkpoint goes on from it, first yielding saved reports later than `skip_epochs` again.
+    `curve` is float32 (num_epochs * steps_per_epoch,), from `learning_rate_curve`; `momentum`, of
+    the same form, takes the place of the hyperparameter; `plateau` scales the learning rates of an
+    epoch by the losses before it. With a `checkpoint_path` the state is saved there before its
+    report is yielded, and a run that finds a sound checkpoint goes on from it, first yielding saved
+    reports later than `skip_epochs` again.
     """
     steps = steps_per_epoch(len(dataset.train_images), settings.batch_size)
     rows = _checked(curve, settings.num_epochs, steps)
+    if momentum is None:
+        constant = hyperparameters[momentum_name(settings.optimizer)]
+        momenta = np.full(rows.shape, constant, np.float32)
+    else:
+        momenta = _checked(momentum, settings.num_epochs, steps)
     structure = _structure(settings)
     state = init_state(dataset, settings)
-    fingerprint = run_fingerprint(dataset, curve, hyperparameters, settings)
+    fingerprint = run_fingerprint(dataset, curve, hyperparameters, settings, momentum, plateau)
     found = checkpoint_path and load_latest(checkpoint_path, state, fingerprint)
     reports = found.reports if found else []
     state = found.state if found else state
@@ -109,8 +120,10 @@ def fit(
     for epoch in range(len(reports) + 1, settings.num_epochs + 1):
         start = time.perf_counter()
         order = _epoch_order(len(train[0]), settings, epoch, structure.piece)
-        state, losses, applied = train_epoch(
-            state, *train, order, rows[epoch - 1], numbers, structure=structure
+        scale = plateau.scale([report["val_loss"] for report in reports]) if plateau else 1
+        row = rows[epoch - 1] * np.float32(scale)
+        state, losses, *applied = train_epoch(
+            state, *train, order, row, momenta[epoch - 1], numbers, structure=structure
         )
         val_loss, val_accuracy = evaluate(state.params, *validation, model=settings.model)
         report = EpochReport(
@@ -118,8 +131,9 @@ def fit(
             _train_loss(np.asarray(losses, np.float64), len(train[0]), settings.loss_reduction),
             val_loss,
             val_accuracy,
-            hashlib.sha256(np.asarray(applied).tobytes()).hexdigest(),
+            _sha256(applied[0]),
             time.perf_counter() - start,
+            _sha256(applied[1]),
         )
         if not report.diverged:
             reports = [*reports, report._asdict()]
@@ -151,28 +165,30 @@ def train_epoch(
     labels: jax.Array,
     order: jax.Array,
     learning_rates: jax.Array,
+    momenta: jax.Array,
     hyperparameters: Mapping[str, jax.Array],
     *,
     structure: Structure,
-) -> tuple[TrainState, jax.Array, jax.Array]:
-    """One pass over the data: the new state, each step's summed loss, each step's learning rate.
+) -> tuple[TrainState, jax.Array, jax.Array, jax.Array]:
+    """One pass over the data: the new state, then each step's summed loss, rate and momentum.
 
     images: uint8 (n, height, width, channels), labels: int32 (n,); order: int32 (steps, batch),
-    the examples of each step, -1 where there is none; learning_rates: float32 (steps,).
+    the examples of each step, -1 where there is none; learning_rates, momenta: float32 (steps,).
     """
-    transform = direction(structure.optimizer, hyperparameters)
+    momentum_key = momentum_name(structure.optimizer)
 
-    def step(state: TrainState, row: tuple[jax.Array, jax.Array]) -> Any:
-        indices, learning_rate = row
+    def step(state: TrainState, row: tuple[jax.Array, jax.Array, jax.Array]) -> Any:
+        indices, learning_rate, momentum = row
+        transform = direction(structure.optimizer, {**hyperparameters, momentum_key: momentum})
         loss, gradients = _summed_gradients(state.params, images, labels, indices, structure)
         if structure.loss_reduction == "mean":
             gradients = jax.tree.map(lambda g: g / jnp.sum(indices >= 0), gradients)
         update, optimizer_state = transform.update(gradients, state.optimizer_state, state.params)
         params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, update)
-        return TrainState(params, optimizer_state), (loss, learning_rate)
+        return TrainState(params, optimizer_state), (loss, learning_rate, momentum)
 
-    state, (losses, applied) = jax.lax.scan(step, state, (order, learning_rates))
-    return state, losses, applied
+    state, outputs = jax.lax.scan(step, state, (order, learning_rates, momenta))
+    return state, *outputs
 
 
 def evaluate(
@@ -274,9 +290,17 @@ def run_fingerprint(
     curve: np.ndarray,
     hyperparameters: Mapping[str, float],
     settings: Settings,
+    momentum: np.ndarray | None = None,
+    plateau: Plateau | None = None,
 ) -> str:
     """The identity of a run, hex sha256: two runs that share it pass through the same states."""
     described = json.dumps(
         [dataset.digest, dict(sorted(hyperparameters.items())), settings._asdict()]
+        + ([plateau] if plateau else [])
     )
-    return hashlib.sha256(described.encode() + curve.tobytes()).hexdigest()
+    curves = curve.tobytes() + (b"" if momentum is None else momentum.tobytes())
+    return hashlib.sha256(described.encode() + curves).hexdigest()
+
+
+def _sha256(values: jax.Array) -> str:
+    return hashlib.sha256(np.asarray(values).tobytes()).hexdigest()

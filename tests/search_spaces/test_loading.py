@@ -58,6 +58,15 @@ def test_every_fault_is_named_where_it_stands(entry: str):
     assert refusal(text, filename="a.yaml") == [f"a.yaml:{fault}" for fault in faults]
 
 
+def test_a_momentum_has_a_value_or_a_curve():
+    scheduled = "  momentum_schedule: {mirror: {low: 0.8, high: 0.9}}"
+    text = SOUND.replace("  momentum: 0.9", f"  momentum: 0.9\n{scheduled}")
+    assert refusal(text) == [
+        "<string>:8:3: space.momentum: momentum_schedule drives momentum, which must not be given "
+        "too; drop one of them"
+    ]
+
+
 def test_faults_of_all_sections_come_together():
     text = SOUND.replace("cnn", "resnet").replace("[1e-3, 1]", "[1, 1]").replace("8}", "0}")
     text += "pruning: {algorithm: asha, grace_epochs: 10}\n"
@@ -328,5 +337,12 @@ def test_the_json_schema_describes_every_key():
             key == "space" or "description" in entry or "$ref" in entry
             for key, entry in section["properties"].items()
         )
-    families = schema["properties"]["space"]["properties"]["schedule"]["properties"]
-    assert set(families["cosine_decay"]["properties"]) >= {"peak_lr", "decay_epochs", "interval"}
+    space = schema["properties"]["space"]["properties"]
+    default, body = space["schedule"]["properties"]["warmup_stable_decay"]["anyOf"]
+    assert default == {"const": "default"}
+    assert set(body["properties"]) >= {"peak_lr", "decay_epochs", "interval", "shape"}
+    assert {"enum": ["linear", "cosine", "1-sqrt", "exponential"]} in (
+        body["properties"]["shape"]["anyOf"]
+    )
+    assert set(space["momentum_schedule"]["properties"]["mirror"]["properties"]) == {"low", "high"}
+    assert set(space) >= {"warmup_fraction", "warmup_shape", "warmup_init_fraction", "momentum"}

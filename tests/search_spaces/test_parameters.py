@@ -1,6 +1,7 @@
 """Samples, points and grids of a space."""
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -9,12 +10,14 @@ from hypothesis import strategies as st
 
 from search_spaces import (
     Choice,
+    ConfigError,
     Distribution,
     IntUniform,
     SweepConfig,
     Uniform,
     concrete_config,
     config_to_yaml,
+    custom_functions,
     flat_parameters,
     free_parameters,
     grid_points,
@@ -279,3 +282,63 @@ def test_every_sample_lies_in_the_space_and_comes_back_whole(
     assert again == best
     assert sample_space(again, suggest) == sample
     assert parse_config(config_to_yaml(config)) == config
+
+
+SCHEDULED = f"""{HEAD}
+space:
+  schedule: {{constant: {{peak_lr: 0.1}}}}
+  momentum_schedule:
+    interpolate: {{values: [0.95, {{uniform: [0.8, 0.9]}}, 0.95], knots_fraction: [0, 0.3, 1]}}
+  warmup_shape: {{choice: [linear, cosine]}}
+enqueue:
+  - schedule: constant
+    momentum_schedule: {{interpolate: {{values: [0.95, 0.85, 0.95]}}}}
+    warmup_shape: cosine
+"""
+
+
+def test_a_momentum_schedule_is_searched_like_a_schedule():
+    config = parse_config(SCHEDULED)
+    name = "momentum_schedule.interpolate.values.1"
+    assert free_parameters(config) == {
+        name: Uniform(0.8, 0.9),
+        "warmup_shape": Choice(("linear", "cosine")),
+    }
+    assert point_to_parameters(config, config.enqueue[0]) == {name: 0.85, "warmup_shape": "cosine"}
+    sample = sample_space(config, lowest)
+    body = {"values": [0.95, 0.8, 0.95], "knots_fraction": [0, 0.3, 1]}
+    assert sample["momentum_schedule"] == {"interpolate": body}
+    assert flat_parameters(sample)[name] == 0.8
+    again = parse_config(config_to_yaml(concrete_config(config, sample)))
+    assert sample_space(again, lowest) == sample
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[0.95, 0.85, 0.95]", "[0.95, 0.85]", "must be a list of 3 entries, but got [0.95, 0.85]"),
+        ("0.85", "0.7", "values[1] must lie in uniform [0.8, 0.9], but got 0.7"),
+        (
+            "- schedule: constant\n    momentum",
+            "- schedule: constant\n    x",
+            "space has no 'x_sch",
+        ),
+        ("{interpolate: {values: [0.95, 0", "{mirror: {values: [0.95, 0", "has no 'mirror' here"),
+        ("{interpolate: {values: [0.95, 0.85, 0.95]}}", "0.9", "must be a mapping as in space"),
+    ],
+)
+def test_a_point_off_the_momentum_schedule_is_refused(old: str, new: str, message: str):
+    head, enqueue = SCHEDULED.split("enqueue:")
+    assert old in enqueue
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_config(head + "enqueue:" + enqueue.replace(old, new))
+
+
+def test_the_users_functions_are_known_by_name():
+    functions = "{choice: ['json:loads', 'rules.py:f']}"
+    config = parse_config(
+        f"{HEAD}space: {{schedule: {{custom: {{function: {functions}}}}}, "
+        "momentum_schedule: {custom: {function: 'math:sin'}}}"
+    )
+    assert custom_functions(config) == ["json:loads", "math:sin", "rules.py:f"]
+    assert custom_functions(parse_config(SCHEDULED)) == []

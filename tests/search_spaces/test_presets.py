@@ -16,6 +16,8 @@ from search_spaces import (
     presets,
     sample_space,
 )
+from search_spaces.defaults import DEFAULT_SPACES
+from search_spaces.space import parse_space
 from trainers.schedules import SCHEDULES, learning_rate_curve
 
 
@@ -26,7 +28,7 @@ def preset(name: str) -> SweepConfig:
 
 
 def test_the_presets_are_known_by_name():
-    assert presets() == ["fashion_mnist", "quickstart", "tutorial"]
+    assert presets() == ["all_families", "fashion_mnist", "quickstart", "tutorial"]
     assert preset_path("quickstart") == Path(str(preset_path("tutorial"))).with_name(
         "quickstart.yaml"
     )
@@ -42,8 +44,19 @@ def test_every_curve_of_a_preset_can_be_built(name: str):
     check_samples(preset(name), n=200)
 
 
-def test_the_quickstart_has_every_family():
-    assert list(preset("quickstart").space.schedule) == list(SCHEDULES)
+def test_all_families_are_all_families_in_their_default_spaces():
+    space = preset("all_families").space
+    assert list(space.schedule) == list(SCHEDULES) == list(DEFAULT_SPACES)
+    spelled_out = parse_space({"schedule": DEFAULT_SPACES})
+    assert space.schedule == spelled_out.schedule
+
+
+@pytest.mark.parametrize(("num_epochs", "batch_size"), [(1, 1_000_000), (1, 256), (7, 10_000)])
+def test_a_default_space_is_valid_however_long_the_run(num_epochs: int, batch_size: int):
+    lengths = [f"training.num_epochs={num_epochs}", f"training.batch_size={batch_size}"]
+    path = preset_path("all_families")
+    assert path is not None
+    check_samples(load_config(path, [*lengths, "pruning.algorithm=none"]), n=200)
 
 
 def epochs(rule: str) -> list[float]:

@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 from sweep.directory import read_sweep
 from sweep.study import SweepRecord, TrialRecord
 from tests.tracking_server import free_port, serving
-from trainers.schedules import SCHEDULES, learning_rate_curve
+from trainers.schedules import learning_rate_curve
 
 pytestmark = [
     pytest.mark.slow,
@@ -137,7 +137,8 @@ def test_trials_ended_in_every_way(quickstart: Finished) -> None:
     assert states["pruned"] >= 1
     assert states["complete"] >= 5
     assert set(states) == {"complete", "pruned", "diverged"}
-    assert {t.parameters["schedule"] for t in quickstart.trials} == set(SCHEDULES)
+    families = {trial.parameters["schedule"] for trial in quickstart.trials}
+    assert families == set(quickstart.sweep.config.space.schedule)
 
 
 def test_each_worker_traces_and_compiles_the_program_once(quickstart: Finished) -> None:
@@ -199,7 +200,7 @@ def test_the_logged_curve_is_the_used_one_bit_for_bit(quickstart: Finished) -> N
             row = curve[(report["epoch"] - 1) * steps : report["epoch"] * steps]
             assert report["learning_rate_sha256"] == hashlib.sha256(row.tobytes()).hexdigest()
         families.add(trial.parameters["schedule"])
-    assert families == set(SCHEDULES)
+    assert families == set(config.space.schedule)
 
 
 def test_the_parent_run_is_enough_by_itself(quickstart: Finished) -> None:

@@ -24,7 +24,7 @@ from sweep.curves import thin_curve
 from sweep.delivery import TrialDelivery
 from sweep.directory import create_ledger, open_ledger
 from sweep.files import locked
-from sweep.projection import applied_curve, best_points, learning_rate_points
+from sweep.projection import applied_curve, best_points, curve_points
 from sweep.study import SweepRecord, TrialRecord
 from sweep.tracking import connect, deliver
 from tests.tracking_server import free_port, serving
@@ -498,7 +498,7 @@ def test_a_stopped_trial_shows_the_last_rate_it_used(tmp_path: Path) -> None:
     for state, expected in (("pruned", 2 * steps - 1), ("running", 2 * steps - 2)):
         trial = trial_record(0, state, 2, steps=steps)
         curve = applied_curve(sweep, trial)
-        sent = list(learning_rate_points(sweep, trial, curve, after_epoch=0))
+        sent = list(curve_points(sweep, trial, curve, after_epoch=0))
         assert sent[-1].step == expected, state
 
 

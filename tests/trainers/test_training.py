@@ -18,7 +18,8 @@ from trainers.data import Dataset
 from trainers.devices import count_programs
 from trainers.hyperparameters import HYPERPARAMETERS
 from trainers.models import apply_cnn
-from trainers.schedules import SCHEDULES, learning_rate_curve
+from trainers.plateau import Plateau
+from trainers.schedules import SCHEDULES, learning_rate_curve, plateau_rule
 from trainers.training import (
     EpochReport,
     Settings,
@@ -212,10 +213,20 @@ def test_the_last_batch_may_be_smaller(num_examples: int, batch_size: int, steps
 FAMILIES: dict[str, dict[str, Any]] = {
     "constant": {"peak_lr": 0.05},
     "exponential_decay": {"peak_lr": 0.05, "decay_rate": 0.1},
+    "step_decay": {"peak_lr": 0.05, "decay_rate": 0.1, "decay_steps": 2},
     "inverse_time_decay": {"peak_lr": 0.05, "decay_rate": 3.0, "staircase": True},
+    "inverse_sqrt": {"peak_lr": 0.05, "timescale_fraction": 0.3},
+    "linear_decay": {"peak_lr": 0.05},
     "polynomial_decay": {"peak_lr": 0.05, "power": 2.0},
-    "piecewise_constant": {"values": [0.05, 0.01], "boundaries_epochs": [1.5]},
     "cosine_decay": {"peak_lr": 0.05, "final_fraction": 0.1},
+    "rex": {"peak_lr": 0.05},
+    "cosine_restarts": {"peak_lr": 0.05, "cycle_steps": 2},
+    "one_cycle": {"peak_lr": 0.05, "rise_fraction": 0.3},
+    "warmup_stable_decay": {"peak_lr": 0.05, "decay_fraction": 0.5, "shape": "1-sqrt"},
+    "cyclic": {"peak_lr": 0.05, "cycle_steps": 2, "init_fraction": 0.1},
+    "piecewise_constant": {"values": [0.05, 0.01], "boundaries_epochs": [1.5]},
+    "interpolate": {"values": [0.05, 0.02, 0.0], "knots_fraction": [0, 0.4, 1]},
+    "reduce_on_plateau": {"peak_lr": 0.05, "patience_epochs": 5},
     "custom": {"function": "trainers.schedules:divide_by_three", "init_lr": 0.05},
 }
 
@@ -245,16 +256,16 @@ def family_runs(tmp_path_factory: pytest.TempPathFactory) -> FamilyRuns:
         space = {"schedule": {family: FAMILIES[family]}, "warmup_steps": index % 2}
         curves[family] = learning_rate_curve(space, num_epochs=2, steps_per_epoch=3)
         numbers = {"momentum": 0.1 * index, "weight_decay": 0.01 * index}
-        path = folder / family
-        epochs = fit(dataset, curves[family], numbers, settings, checkpoint_path=path)
+        options: dict[str, Any] = {
+            "momentum": np.linspace(0.9, 0.8, 6, dtype=np.float32) if index % 3 else None,
+            "plateau": plateau_rule(space, num_epochs=2, steps_per_epoch=3),
+            "checkpoint_path": folder / family,
+        }
+        epochs = fit(dataset, curves[family], numbers, settings, **options)
         next(epochs)
         epochs.close()
         runs[family] = run(
-            curves[family],
-            dataset=dataset,
-            numbers=numbers,
-            settings=settings,
-            checkpoint_path=path,
+            curves[family], dataset=dataset, numbers=numbers, settings=settings, **options
         )
     cached = cache_size() - cached
     return FamilyRuns(curves, runs, train_programs, evaluate_programs, cached)
@@ -274,6 +285,51 @@ def test_the_used_curve_is_the_curve_bit_for_bit(family: str, family_runs: Famil
     rows = family_runs.curves[family].reshape(2, 3)
     used = [report.learning_rate_sha256 for report in family_runs.runs[family].reports]
     assert used == [hashlib.sha256(row.tobytes()).hexdigest() for row in rows]
+
+
+def test_a_momentum_curve_is_consumed_step_by_step() -> None:
+    constant = np.full(len(CURVE), NUMBERS["momentum"], np.float32)
+    plain, same = run(CURVE), run(CURVE, momentum=constant)
+    jax.tree.map(np.testing.assert_array_equal, plain.state.params, same.state.params)
+    used = [report.momentum_sha256 for report in same.reports]
+    rows = constant.reshape(-1, STEPS)
+    assert used == [hashlib.sha256(row.tobytes()).hexdigest() for row in rows]
+    losses = set()
+    for step in range(1, len(CURVE)):  # the first has no velocity to keep
+        changed = constant.copy()
+        changed[step] += 0.05
+        losses.add(run(CURVE, momentum=changed).reports[-1].val_loss)
+    assert len(losses | {plain.reports[-1].val_loss}) == len(CURVE)
+
+
+def test_a_momentum_curve_drives_b1_of_adam() -> None:
+    settings = SETTINGS._replace(optimizer="adam")
+    numbers = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
+    options: dict[str, Any] = {"settings": settings, "numbers": numbers}
+    plain, driven = (
+        run(CURVE, **options, momentum=momentum).reports[-1].val_loss
+        for momentum in (None, np.full(len(CURVE), 0.5, np.float32))
+    )
+    halved = run(CURVE, settings=settings, numbers={**numbers, "b1": 0.5}).reports[-1].val_loss
+    assert driven == halved != plain
+
+
+def test_a_plateau_scales_the_rates_of_the_epochs_after_it(tmp_path: Path) -> None:
+    """Every epoch counts as bad here, so that each next one runs at half the rate."""
+    curve = np.full(4 * STEPS, 0.01, np.float32)
+    settings = SETTINGS._replace(num_epochs=4)
+    plateau = Plateau(factor=0.5, patience=0, threshold=1, cooldown=0, min_fraction=0.25)
+    rows = [curve[:STEPS] * np.float32(scale) for scale in (1, 1, 0.5, 0.25)]
+    expected = [hashlib.sha256(row.tobytes()).hexdigest() for row in rows]
+    whole = run(curve, settings=settings, plateau=plateau)
+    assert [report.learning_rate_sha256 for report in whole.reports] == expected
+    epochs = fit(DATASET, curve, NUMBERS, settings, plateau=plateau, checkpoint_path=tmp_path / "c")
+    for _ in range(2):
+        next(epochs)
+    epochs.close()
+    resumed = run(curve, settings=settings, plateau=plateau, checkpoint_path=tmp_path / "c")
+    assert [report.learning_rate_sha256 for report in resumed.reports] == expected
+    assert resumed.reports[-1].val_loss == whole.reports[-1].val_loss
 
 
 def with_other_images_from(step: int) -> Dataset:
