@@ -1,8 +1,8 @@
 """Early stopping as pure functions of the ledger: no rung is kept, so none can be lost.
 
 A schedule that decays late looks bad early. So a trial is judged only against trials of its own
-family (unless `compare: all`), only by values of the same epoch, and never before its warmup ended;
-a trial still in its warmup at that epoch is no peer either.
+family (unless `compare: all`), only by values of the same epoch, and never before its learning rate
+has peaked: a warmup or the rise of one cycle is over. One still rising is no peer either.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class Standing(NamedTuple):
     """One trial as pruning sees it."""
 
     family: str
-    warmup_epochs: float
+    rise_epochs: float  # until the learning rate peaks
     values: Mapping[int, float]  # epoch -> metric, finite
 
 
@@ -27,13 +27,13 @@ def reason_to_stop(
 ) -> str | None:
     """Why `own` should stop after `epoch`, or None; a pure function of what was reported."""
     rule = {"none": _never, "asha": _asha, "median": _median}[config.pruning.algorithm]
-    if epoch < config.pruning.grace_epochs or epoch <= own.warmup_epochs:
+    if epoch < config.pruning.grace_epochs or epoch <= own.rise_epochs:
         return None
     peers = [
         other
         for other in others
         if epoch in other.values
-        and epoch > other.warmup_epochs
+        and epoch > other.rise_epochs
         and (config.pruning.compare == "all" or other.family == own.family)
     ]
     return rule(config, own, epoch, peers)

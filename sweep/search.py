@@ -4,17 +4,18 @@ A trial never says that it is done: the scheduler decides every end, so each res
 one place, where it is recorded before anything is made of it.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from sweep.files import read_reports
 from sweep.pruning import Standing, reason_to_stop
 from sweep.study import InvalidTrialError, Ledger, TrialRecord
-from trainers.schedules import warmup_steps
 
 _FAILURES_IN_A_ROW = 3
 
@@ -63,10 +64,11 @@ class Referee:
         return self._new(trial.space)._replace(values=values)
 
     def _new(self, space: dict[str, Any]) -> Standing:
-        num_epochs = self._ledger.config.training.num_epochs
-        steps = self._ledger.sweep().steps_per_epoch
-        warmup = warmup_steps(space, num_epochs=num_epochs, steps_per_epoch=steps)
-        return Standing(next(iter(space["schedule"])), warmup / steps, {})
+        with contextlib.suppress(ValueError):  # a trial that was never run, for it has no curve
+            rise = int(np.argmax(self._ledger.curve(space)))
+            rise_epochs = rise / self._ledger.sweep().steps_per_epoch
+            return Standing(next(iter(space["schedule"])), rise_epochs, {})
+        return Standing(next(iter(space["schedule"])), 0, {})
 
 
 class LedgerSearcher(Searcher):

@@ -1,6 +1,7 @@
 """What a schedule's parameters must be; every refusal names the rule and the value."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,3 +60,12 @@ def one_of(options: tuple[str, ...], **named: Any) -> None:
     for name, value in named.items():
         if value not in options:
             raise ValueError(f"{name} must be one of {', '.join(options)}, but got {value}")
+
+
+def numbers(name: str, values: Any, *, at_least: int = 1) -> np.ndarray:
+    """`values`, a flat list of finite numbers, as float64."""
+    is_list = isinstance(values, Sequence | np.ndarray) and not isinstance(values, str)
+    if not is_list or len(values) < at_least:
+        raise ValueError(f"{name} must be a list of numbers, but got {values!r}")
+    found = [number(f"{name}.{index}", value) for index, value in enumerate(values)]
+    return np.array(found, np.float64)

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from trainers.bounds import at_least_1, fraction, non_negative, one_of, positive, positive_fraction
-from trainers.decays import WHOLE_RUN, half_cosine
+from trainers.decays import ROUNDING, WHOLE_RUN, elapsed, half_cosine
 from trainers.knots import between_knots
 
 Anneal = Literal["cosine", "linear"]
@@ -32,7 +32,7 @@ def cosine_restarts(
     positive(cycle=cycle_ticks)
     at_least_1(cycle_growth=cycle_growth)
     fraction(peak_decay=peak_decay, final_fraction=final_fraction)
-    cycles, share = _cycles(ticks / cycle_ticks, cycle_growth)
+    cycles, share = _cycles(elapsed(ticks, cycle_ticks), cycle_growth)
     wave = peak_decay**cycles * half_cosine(share)
     return peak_lr * (final_fraction + (1 - final_fraction) * wave)
 
@@ -64,7 +64,7 @@ def one_cycle(
     fraction(init_fraction=init_fraction, final_fraction=final_fraction)
     one_of(get_args(Anneal), anneal=anneal)
     values = peak_lr * np.array([init_fraction, 1, final_fraction])
-    return between_knots(ticks, np.array([0, rise_ticks, cycle_ticks]), values, anneal)
+    return between_knots(ticks, np.array([0, rise_ticks, cycle_ticks], np.float64), values, anneal)
 
 
 def cyclic(
@@ -90,7 +90,7 @@ def cyclic(
     fraction(init_fraction=init_fraction)
     positive_fraction(decay_rate=decay_rate)
     one_of(get_args(Mode), mode=mode)
-    cycles, share = np.divmod(ticks / cycle_ticks, 1)
+    cycles, share = np.divmod(elapsed(ticks, cycle_ticks), 1)
     scales = {
         "triangular": np.ones(ticks.shape),
         "triangular2": 0.5**cycles,
@@ -110,6 +110,7 @@ def _cycles(times: np.ndarray, growth: float) -> tuple[np.ndarray, np.ndarray]:
         return (growth**cycle - 1) / (growth - 1)
 
     cycles = np.floor(np.log1p(times * (growth - 1)) / np.log(growth))
-    cycles -= start(cycles) > times  # the logarithm may round across a restart
-    cycles += start(cycles + 1) <= times
-    return cycles, (times - start(cycles)) / growth**cycles
+    latest = times * (1 + ROUNDING)  # the logarithm may round across a restart
+    cycles -= start(cycles) > latest
+    cycles += start(cycles + 1) <= latest
+    return cycles, np.clip((times - start(cycles)) / growth**cycles, 0, 1)

@@ -10,6 +10,7 @@ import numpy as np
 from trainers.bounds import fraction, non_negative, one_of, positive
 
 WHOLE_RUN = math.inf  # stands for all ticks of the run
+ROUNDING = 1e-12  # relative, of a few operations on float64
 Shape = Literal["linear", "cosine", "1-sqrt", "exponential"]
 
 
@@ -196,5 +197,11 @@ def _decay(
 
 
 def _progress(ticks: np.ndarray, decay_ticks: float, staircase: bool) -> np.ndarray:
-    progress = ticks / decay_ticks
-    return np.floor(progress) if staircase else progress
+    return np.floor(elapsed(ticks, decay_ticks)) if staircase else ticks / decay_ticks
+
+
+def elapsed(ticks: np.ndarray, duration: float) -> np.ndarray:
+    """`ticks` in units of `duration`; whole where only rounding kept it from being so."""
+    times = ticks / duration
+    whole = np.rint(times)
+    return np.where(np.abs(times - whole) <= ROUNDING * whole, whole, times)

@@ -69,11 +69,11 @@ def custom(ticks: np.ndarray, /, *, function: str | Function, **parameters: Any)
     All other keys of the family are the function's keyword arguments. It must be a pure function:
     a trial is built from its parameters alone.
     """
-    rule = load_function(function) if isinstance(function, str) else function
+    rule = function if callable(function) else load_function(function)
     try:
         return np.array([float(rule(_as_int(tick), **parameters)) for tick in ticks.tolist()])
     except (Exception, SystemExit) as error:
-        name = function if isinstance(function, str) else rule.__name__
+        name = function if isinstance(function, str) else getattr(rule, "__name__", rule)
         raise ValueError(
             f"function must return a number for every tick, but {name} "
             f"raised {type(error).__name__}: {error}"

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from trainers.bounds import non_negative, one_of
+from trainers.bounds import non_negative, numbers, one_of
 
 Interpolation = Literal["linear", "cubic", "cosine"]
 
@@ -19,15 +19,16 @@ def piecewise_constant(
 
     As in jax.example_libraries; optax and PyTorch move on at the boundary itself, one tick earlier.
     """
-    boundaries = np.asarray(boundaries_ticks, np.float64)
-    if len(values) != len(boundaries) + 1:
+    boundaries = numbers("boundaries", boundaries_ticks, at_least=0)
+    rates = numbers("values", values)
+    if len(rates) != len(boundaries) + 1:
         raise ValueError(
             "values must hold one more entry than boundaries, "
-            f"but got {len(values)} values and {len(boundaries)} boundaries"
+            f"but got {len(rates)} values and {len(boundaries)} boundaries"
         )
-    non_negative(**{f"values.{index}": value for index, value in enumerate(values)})
+    non_negative(**{f"values.{index}": rate for index, rate in enumerate(values)})
     _check_rising("boundaries", boundaries)
-    return np.asarray(values, np.float64)[np.sum(ticks[:, None] > boundaries, axis=1)]
+    return rates[np.sum(ticks[:, None] > boundaries, axis=1)]
 
 
 def interpolate(
@@ -43,16 +44,16 @@ def interpolate(
 
     The cubic never overshoots (Fritsch & Carlson 1980, slopes as in SciPy's PchipInterpolator).
     """
-    knots = np.asarray(knots_ticks, np.float64)
-    if len(values) != len(knots):
+    knots, rates = numbers("knots", knots_ticks), numbers("values", values)
+    if len(rates) != len(knots):
         raise ValueError(
             "values must hold one entry for each of the knots, "
-            f"but got {len(values)} values and {len(knots)} knots"
+            f"but got {len(rates)} values and {len(knots)} knots"
         )
-    non_negative(**{f"values.{index}": value for index, value in enumerate(values)})
+    non_negative(**{f"values.{index}": rate for index, rate in enumerate(values)})
     _check_rising("knots", knots)
     one_of(get_args(Interpolation), interpolation=interpolation)
-    return between_knots(ticks, knots, np.asarray(values, np.float64), interpolation)
+    return between_knots(ticks, knots, rates, interpolation)
 
 
 def between_knots(
@@ -80,8 +81,8 @@ def between_knots(
 
 
 def _check_rising(name: str, places: np.ndarray) -> None:
-    """Every place must be finite and lie after the one before."""
-    if not (np.all(np.isfinite(places)) and np.all(np.diff(places) > 0)):
+    """Every place must lie after the one before."""
+    if not np.all(np.diff(places) > 0):
         raise ValueError(f"{name} must rise, but got {places.tolist()}")
 
 

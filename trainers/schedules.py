@@ -16,7 +16,7 @@ from trainers.bounds import fraction, non_negative, number, one_of
 from trainers.families import SCHEDULES
 from trainers.families import divide_by_three as divide_by_three  # its name in configs
 from trainers.functions import Function
-from trainers.momentum import MOMENTA
+from trainers.momentum import MOMENTA, mirror
 from trainers.plateau import Plateau
 
 WARMUP_KEYS = ("warmup_steps", "warmup_epochs", "warmup_fraction")
@@ -57,8 +57,8 @@ def learning_rate_curve(
         steps_per_epoch=steps_per_epoch,
         functions=functions or {},
     )
-    ramp = body[0] * _ramp(warmup, space)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        ramp = body[0] * _ramp(warmup, space)
         curve = np.concatenate([ramp, body]).astype(np.float32)
     if not np.all(np.isfinite(curve)):
         raise ValueError(f"every learning rate must be finite, but {family} gives {curve.max()}")
@@ -84,16 +84,18 @@ def momentum_curve(
     ((family, parameters),) = space["momentum_schedule"].items()
     one_of(tuple(MOMENTA), momentum_schedule=family)
     if family == "mirror":
-        body = MOMENTA[family](learning_rates, **parameters)
+        given = dict(parameters or {})
+        body = mirror(learning_rates, **_arguments(mirror, given, units={}, tick_steps=1))
     else:
         body = family_curve(
             MOMENTA[family],
-            parameters,
+            parameters or {},
             num_steps=len(learning_rates),
             steps_per_epoch=steps_per_epoch,
             functions=functions or {},
         )
-    curve = body.astype(np.float32)
+    with np.errstate(over="ignore"):
+        curve = body.astype(np.float32)
     wrong = curve[~((curve >= 0) & (curve < 1))]
     if len(wrong):
         raise ValueError(f"0 <= momentum < 1 must hold, but {family} gives {wrong[0]}")
@@ -129,8 +131,8 @@ def warmup_steps(space: Mapping[str, Any], *, num_epochs: int, steps_per_epoch: 
         return 0
     total = num_epochs * steps_per_epoch
     non_negative(**{given[0]: space[given[0]]})
-    steps = round(space[given[0]] * _units(total, steps_per_epoch)[given[0].split("_")[1]])
-    if steps >= total:
+    length = space[given[0]] * _units(total, steps_per_epoch)[given[0].split("_")[1]]
+    if length > total or (steps := round(length)) >= total:
         raise ValueError(
             f"{given[0]} must be shorter than the training of {total} steps, "
             f"but got {space[given[0]]}"
@@ -172,8 +174,8 @@ def family_curve(
     index = np.arange(num_steps) // tick_steps
     ticks = first_tick + np.arange(index[-1] + 1, dtype=np.float64)
     arguments = _arguments(family, given, _units(num_steps, steps_per_epoch), tick_steps)
-    if arguments.get("function") in functions:
-        arguments["function"] = functions[arguments["function"]]
+    if isinstance(name := arguments.get("function"), str):
+        arguments["function"] = functions.get(name, name)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         return family(ticks, **arguments)[index]
 
