@@ -1,4 +1,4 @@
-"""The benchmarks that compare with figures from elsewhere."""
+"""The benchmarks run, and judge what they measure rightly."""
 
 import json
 import os
@@ -193,3 +193,66 @@ def test_what_cannot_be_measured_is_refused_in_words(
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+ALONE = """\
+import runpy
+import sys
+
+
+REFUSED = set(sys.argv[1].split(","))
+
+
+class Refusing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in REFUSED:
+            raise ImportError(f"this machine has no {name}")
+
+
+sys.meta_path.insert(0, Refusing())
+script = sys.argv[2]
+sys.argv = sys.argv[2:]
+sys.path.insert(0, script.rpartition("/")[0])
+runpy.run_path(script, run_name="__main__")
+"""
+MORE_THAN_JAX = "safetensors,sklearn,tensorflow_datasets,pydantic,ray,optuna,mlflow,requests"
+
+
+def measured(folder: Path, *options: str) -> tuple[str, dict[str, Any]]:
+    """What benchmarks/step.py prints and writes where only jax and optax can be imported."""
+    numbers = folder / "numbers.json"
+    script = str(ROOT / "benchmarks" / "step.py")
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, MORE_THAN_JAX, script, *options, "--json", str(numbers)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONWARNINGS": "default"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, json.loads(numbers.read_text())
+
+
+@pytest.mark.slow
+def test_the_step_benchmark_needs_jax_and_optax_alone(tmp_path: Path):
+    output, numbers = measured(tmp_path, "--quick")
+    assert "the losses of the first 3 steps agree: scan, loop, tutorial, jitted" in output
+    assert "torch is not installed, so it was not compared" in output
+    assert set(numbers["seconds_per_step"]) == {"scan", "loop", "tutorial", "jitted", "matmul"}
+    assert all(min(seconds) > 0 for seconds in numbers["seconds_per_step"].values())
+    assert set(numbers["images_per_second"]) == {
+        "one trial on all cores",
+        "a trial on each core",
+    }
+
+
+@pytest.mark.slow
+def test_every_form_of_fused_trials_comes_to_the_losses_of_the_trials_alone(tmp_path: Path):
+    output, numbers = measured(tmp_path, "--quick", "--fused")
+    cases = {(case["form"], case["dtype"], case["lanes"]): case for case in numbers["cases"]}
+    forms = {"unrolled", "vmap_of_grad", "grad_of_sum", "own_gradients", "patches", "map"}
+    assert {form for form, dtype, lanes in cases if lanes == 2} == forms
+    for (_, dtype, lanes), case in cases.items():
+        assert "error" not in case
+        assert case["deviation"] <= {"float32": 1e-3, "bfloat16": 0.05}[dtype]
+        assert len(case["losses"]) == len(set(case["losses"])) == lanes
+    assert "TOO FAR" not in output

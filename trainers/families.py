@@ -53,7 +53,7 @@ def reduce_on_plateau(
     An epoch is bad unless its loss is below (1 - threshold) times the best before. More than
     `patience` bad epochs in a row scale the epochs that follow; then `cooldown` epochs do not
     count. As PyTorch's ReduceLROnPlateau, but without its eps. This is the curve before any
-    plateau; see trainers.plateau for the scale.
+    plateau.
     """
     non_negative(peak_lr=peak_lr, patience=patience_ticks, cooldown=cooldown_ticks)
     positive_fraction(factor=factor)

@@ -106,7 +106,7 @@ def fit(
         momenta = np.full(rows.shape, constant, np.float32)
     else:
         momenta = _checked(momentum, settings.num_epochs, steps)
-    structure = _structure(settings)
+    structure = structure_of(settings)
     state = init_state(dataset, settings)
     fingerprint = run_fingerprint(dataset, curve, hyperparameters, settings, momentum, plateau)
     found = checkpoint_path and load_latest(checkpoint_path, state, fingerprint)
@@ -245,7 +245,8 @@ def _scaled(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 255
 
 
-def _structure(settings: Settings) -> Structure:
+def structure_of(settings: Settings) -> Structure:
+    """What the program of these settings is compiled for on this device."""
     piece = min(_CPU_PIECE, settings.batch_size)
     if jax.default_backend() != "cpu":
         piece = settings.batch_size
