@@ -296,8 +296,12 @@ def run_fingerprint(
 ) -> str:
     """The identity of a run, hex sha256: two runs that share it pass through the same states."""
     described = json.dumps(
-        [dataset.digest, dict(sorted(hyperparameters.items())), settings._asdict()]
-        + ([plateau] if plateau else [])
+        {
+            "dataset": [dataset.digest, len(dataset.train_images), len(dataset.val_images)],
+            "hyperparameters": dict(sorted(hyperparameters.items())),
+            "settings": settings._asdict(),
+            "plateau": plateau,
+        }
     )
     curves = curve.tobytes() + (b"" if momentum is None else momentum.tobytes())
     return hashlib.sha256(described.encode() + curves).hexdigest()

@@ -539,6 +539,25 @@ def test_a_checkpoint_of_another_run_is_left_alone(change: dict[str, Any], tmp_p
     assert resumed.facts == run(**change).facts
 
 
+def test_the_fingerprint_tells_apart_what_trains_differently() -> None:
+    fewer = {name: getattr(DATASET, name)[:80] for name in ("train_images", "train_labels")}
+    validated = {name: getattr(DATASET, name)[:5] for name in ("val_images", "val_labels")}
+    plateau = Plateau(factor=0.5, patience=0, threshold=1, cooldown=0, min_fraction=0.25)
+    runs: list[tuple[Any, ...]] = [
+        (DATASET, CURVE, NUMBERS, SETTINGS),
+        (DATASET._replace(**fewer), CURVE, NUMBERS, SETTINGS),
+        (DATASET._replace(**validated), CURVE, NUMBERS, SETTINGS),
+        (DATASET._replace(digest="0"), CURVE, NUMBERS, SETTINGS),
+        (DATASET, CURVE / 2, NUMBERS, SETTINGS),
+        (DATASET, CURVE, NUMBERS | {"momentum": 0.4}, SETTINGS),
+        (DATASET, CURVE, NUMBERS, SETTINGS._replace(seed=9)),
+        (DATASET, CURVE, NUMBERS, SETTINGS, CURVE),
+        (DATASET, CURVE, NUMBERS, SETTINGS, None, plateau),
+        (DATASET, CURVE, NUMBERS, SETTINGS, None, plateau._replace(patience=1)),
+    ]
+    assert len({run_fingerprint(*run) for run in runs}) == len(runs)
+
+
 def test_the_fingerprint_does_not_depend_on_the_order_of_the_hyperparameters() -> None:
     backwards = dict(reversed(NUMBERS.items()))
     one, other = (run_fingerprint(DATASET, CURVE, n, SETTINGS) for n in (NUMBERS, backwards))
