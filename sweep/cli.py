@@ -127,6 +127,55 @@ def check(file: File, set_: Set = None) -> None:
     )
 
 
+@app.command()
+def preview(
+    file: File,
+    set_: Set = None,
+    number: Annotated[
+        int | None, typer.Option("-n", help="How many curves (default: 8, or all families).", min=1)
+    ] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw the curves into this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write all of it as a page.")] = None,
+    sweeps_dir: SweepsDir = SWEEPS_DIR,
+    as_json: Json = False,
+) -> None:
+    """Show what a sweep file would run: trials, time, and some of the curves."""
+    config = _load(file, set_)
+    from sweep.preview import preview_data, preview_of
+
+    found = preview_of(config, number, sweeps_dir)
+    if png or html:
+        from sweep.preview_page import save
+
+        save(found, png=png, html=html)
+    if as_json:
+        return _print_json(preview_data(found))
+    from sweep.preview_text import preview_text
+
+    console = _console()
+    return console.print(preview_text(found, console.width))
+
+
+@app.command()
+def schedules(
+    family: Annotated[str | None, typer.Argument(metavar="[FAMILY]", help="Only this one.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the schedule families: formulas, parameters, shapes, default spaces."""
+    from sweep.catalogue import entry_data, find_entries, markdown_table
+
+    if markdown:
+        sys.stdout.write(markdown_table())
+    elif as_json:
+        _print_json([entry_data(entry) for entry in find_entries(family)])
+    else:
+        from sweep.catalogue_text import catalogue_text
+
+        console = _console()
+        console.print(catalogue_text(family, console.width))
+
+
 @app.command(name="ls")
 def list_sweeps(sweeps_dir: SweepsDir = SWEEPS_DIR, as_json: Json = False) -> None:
     """List the sweeps."""

@@ -6,6 +6,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sweep.drawing import needs_log_axis
+
 
 def thin_curve(curve: np.ndarray, max_points: int = 2500) -> np.ndarray:
     """Sorted indices of at most `max_points` points that draw `curve`, shape (num_steps,).
@@ -55,9 +57,7 @@ def draw_curve(curve: np.ndarray, *, steps_run: int, title: str) -> bytes:
     axes.plot(shown, curve[shown], color="C0", alpha=0.3, linewidth=1.5)
     axes.plot(done, curve[done], color="C0", linewidth=1.5)
     axes.set(xlabel="optimizer step", ylabel="learning rate", title=title)
-    positive = curve[curve > 0]
-    # A tenth of the steps may lie lower, so that a warmup alone asks for no logarithmic axis.
-    if len(positive) and positive.max() >= 50 * np.quantile(positive, 0.1):
+    if needs_log_axis(curve):
         axes.set_yscale("log")
     axes.grid(alpha=0.3)
     target = io.BytesIO()

@@ -23,9 +23,10 @@ from sweep.errors import CommandError
 from sweep.facts import sweep_facts
 from sweep.files import write_text
 from sweep.functions import check_sources, portable_functions
-from sweep.resources import Slots, find_slots
+from sweep.resources import find_slots
 from sweep.results import best_config_yaml, best_trial
 from sweep.search import LedgerScheduler, LedgerSearcher, Referee
+from sweep.slots import Slots, this_machine
 from sweep.study import Ledger, SweepRecord, TrialRecord
 from sweep.trial import Shared, TrialActor
 from trainers.data import Dataset, load_dataset
@@ -138,6 +139,7 @@ def connected(address: str | None) -> Iterator[None]:
         ray.init(
             address=address,
             include_dashboard=False if address == "local" else None,
+            num_cpus=int(this_machine()["CPU"]) if address == "local" else None,
             logging_level=logging.ERROR,
             log_to_driver=False,
         )

@@ -164,7 +164,8 @@ def test_nothing_heavy_is_imported_before_it_is_needed(
 
 def test_help_names_every_command(tmp_path: Path):
     text = printed(tmp_path, "--help")
-    for name in ("launch", "resume", "check", "ls", "status", "best", "export", "train", "ui"):
+    looking = ("check", "preview", "schedules", "ls", "status", "best", "ui")
+    for name in ("launch", "resume", "export", "train", *looking):
         assert f" {name} " in text
     assert text.rstrip().endswith("sweep launch quickstart")
 

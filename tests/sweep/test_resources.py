@@ -8,7 +8,8 @@ import ray
 
 from search_spaces import parse_config
 from sweep.errors import CommandError
-from sweep.resources import Slots, find_slots
+from sweep.resources import find_slots
+from sweep.slots import Slots
 
 CONFIG = """
 version: 1
