@@ -252,7 +252,8 @@ def summary(found: Sequence[Finding]) -> list[str]:
             bound = f"the bound of {_size(quantity, limit)} {verdict}"
             line += "no bound" if math.isinf(limit) else bound
         lines.append(line)
-    return [*lines, "Every bound holds." if passed(found) else "A bound is missed."]
+    far = ", as far as it was measured" if any(one.largest is None for one in found) else ""
+    return [*lines, f"Every bound holds{far}." if passed(found) else "A bound is missed."]
 
 
 def text_table(published: Sequence[Row], measured: Sequence[Row]) -> str:

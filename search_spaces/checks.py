@@ -10,7 +10,7 @@ import numpy as np
 
 from search_spaces.config import SweepConfig
 from search_spaces.distributions import Choice, Distribution, IntUniform, Scalar
-from search_spaces.faults import ConfigError, Fault, Path, dotted, plain
+from search_spaces.faults import ConfigError, Fault, Flaw, Path, dotted, plain
 from search_spaces.keys import SPELLINGS
 from search_spaces.parameters import custom_functions, flat_parameters
 from search_spaces.space import Space, families, family_parameters, filled
@@ -22,6 +22,8 @@ from trainers.schedules import (
     plateau_rule,
     steps_per_epoch,
 )
+
+_QUICK_STEPS = 100_000  # of longer runs fewer samples are tried
 
 
 def planned_steps(config: SweepConfig) -> int:
@@ -37,26 +39,46 @@ def planned_steps(config: SweepConfig) -> int:
 def check_samples(config: SweepConfig, n: int = 20) -> None:
     """Builds the curve of both ends of every range and of `n` random samples of each family.
 
-    Raises ConfigError with one fault for each parameter that gave an invalid curve.
+    Of very long runs fewer, though both ends always. Raises ConfigError with one fault for each
+    parameter that gave an invalid curve; `load_config` says where it stands, too.
     """
-    faults: dict[Path, Fault] = {}
+    flaws = sample_flaws(config, n)
+    if flaws:
+        raise ConfigError(Fault(config.name, 0, 0, dotted(f.path), f.message) for f in flaws)
+
+
+def sample_flaws(config: SweepConfig, n: int) -> list[Flaw]:
+    """What `check_samples` finds, one flaw for each parameter."""
+    flaws: dict[Path, Flaw] = {}
     generator = np.random.default_rng(0)
     num_epochs, steps = config.training.num_epochs, planned_steps(config)
     functions = _loadable_functions(config)
+    n = max(1, min(n, n * _QUICK_STEPS // (num_epochs * steps)))
     for family in families(config.space):
         for sample in _samples(config.space, family, generator, n):
             try:
-                curve = learning_rate_curve(
-                    sample, num_epochs=num_epochs, steps_per_epoch=steps, functions=functions
-                )
-                momentum_curve(sample, curve, steps_per_epoch=steps, functions=functions)
-                plateau_rule(sample, num_epochs=num_epochs, steps_per_epoch=steps)
+                _build(sample, num_epochs, steps, functions)
             except (ValueError, ArithmeticError) as error:
                 path = _blamed(sample, family, str(error))
-                fault = Fault(config.name, 0, 0, dotted(path), _message(sample, error))
-                faults.setdefault(path, fault)
-    if faults:
-        raise ConfigError(faults.values())
+                flaws.setdefault(path, Flaw(path, _message(sample, error)))
+    return list(flaws.values())
+
+
+def _build(
+    sample: Mapping[str, Any], num_epochs: int, steps: int, functions: Mapping[str, Function]
+) -> None:
+    """Build all that a trial of this sample would; a user's function twice."""
+
+    def curve() -> np.ndarray:
+        return learning_rate_curve(
+            sample, num_epochs=num_epochs, steps_per_epoch=steps, functions=functions
+        )
+
+    rates = curve()
+    if "custom" in sample["schedule"] and curve().tobytes() != rates.tobytes():
+        raise ValueError("function must return the same each time it is called, but it does not")
+    momentum_curve(sample, rates, steps_per_epoch=steps, functions=functions)
+    plateau_rule(sample, num_epochs=num_epochs, steps_per_epoch=steps)
 
 
 def _loadable_functions(config: SweepConfig) -> dict[str, Function]:

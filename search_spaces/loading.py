@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from search_spaces.checks import sample_flaws
 from search_spaces.config import SweepConfig
+from search_spaces.defaults import DEFAULT_SPACES
 from search_spaces.documents import (
     MAX_CHARACTERS,
     Document,
@@ -19,16 +21,27 @@ from search_spaces.documents import (
     write_document,
 )
 from search_spaces.faults import ConfigError, Fault, Flaw, Path, dotted, shown
+from search_spaces.keys import DEFAULT
 from search_spaces.messages import flaws_of
 
 _UNHASHED = {"name", "description", "expected", "tracking"}
 
 
-def load_config(path: FilePath | str, overrides: Sequence[str] = ()) -> SweepConfig:
-    """The config in a YAML file, with `key.path=value` overrides; ConfigError for every fault."""
+def load_config(
+    path: FilePath | str, overrides: Sequence[str] = (), *, samples: int = 0
+) -> SweepConfig:
+    """The config in a YAML file, with `key.path=value` overrides; ConfigError for every fault.
+
+    With `samples`, also for every parameter that gives one of so many samples an invalid curve.
+    """
     file = FilePath(path)
-    folder = file.absolute().parent
-    return parse_config(_read_text(file), filename=str(file), overrides=overrides, folder=folder)
+    return parse_config(
+        _read_text(file),
+        filename=str(file),
+        overrides=overrides,
+        folder=file.absolute().parent,
+        samples=samples,
+    )
 
 
 def parse_config(
@@ -37,10 +50,11 @@ def parse_config(
     filename: str = "<string>",
     overrides: Sequence[str] = (),
     folder: FilePath | None = None,
+    samples: int = 0,
 ) -> SweepConfig:
     """The config in a YAML text, with `key.path=value` overrides; ConfigError for every fault.
 
-    A custom schedule's `file.py:function` is looked for in `folder`.
+    A custom schedule's `file.py:function` is looked for in `folder`; `samples` as in `load_config`.
     """
     start = Mark(filename, 1, 1)
     document = read_document(text, start)
@@ -49,15 +63,18 @@ def parse_config(
         message = f"a sweep file must be a mapping of sections, but got {got}"
         raise ConfigError([Fault(*start, "", message)])
     for number, override in enumerate(overrides, start=1):
+        _spell_out_default(document.value, override)
         document = _overridden(document, override, number)
     if folder is not None:
-        _place_function(document.value, folder)
+        _place_functions(document.value, folder)
     try:
-        return SweepConfig.model_validate(document.value)
+        config = SweepConfig.model_validate(document.value)
+        flaws = sample_flaws(config, samples) if samples else []
     except ValidationError as error:
-        flaws = flaws_of(error, SweepConfig)
-        faults = {_located(flaw, document.places, start) for flaw in flaws}
-        raise ConfigError(sorted(faults)) from None
+        config, flaws = None, flaws_of(error, SweepConfig)
+    if config is None or flaws:
+        raise ConfigError(sorted({_located(flaw, document.places, start) for flaw in flaws}))
+    return config
 
 
 def config_to_yaml(config: SweepConfig) -> str:
@@ -67,7 +84,10 @@ def config_to_yaml(config: SweepConfig) -> str:
 
 
 def config_sha256(config: SweepConfig) -> str:
-    """The hash of all that decides what a sweep does, in hex; not of what only describes it."""
+    """The hash of all that decides what a sweep does, in hex; not of what only describes it.
+
+    Nor of the code of custom functions, which stand in it by name.
+    """
     data = config.model_dump(mode="json", exclude=_UNHASHED)
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -83,15 +103,24 @@ def presets() -> list[str]:
     return sorted(file.stem for file in FilePath(__file__).parent.glob("*.yaml"))
 
 
-def _place_function(value: Any, folder: FilePath) -> None:
-    """Make the path of a custom schedule's file absolute, so that it leads there from anywhere."""
-    for table in ("schedule", "momentum_schedule"):
-        body = value
-        for key in ("space", table, "custom"):
-            body = body.get(key) if isinstance(body, dict) else None
-        function = body.get("function") if isinstance(body, dict) else None
-        if isinstance(body, dict) and isinstance(function, str) and ".py:" in function:
-            body["function"] = str(folder / function)
+def _place_functions(document: dict[str, Any], folder: FilePath) -> None:
+    """Make the paths of custom functions absolute, so that they lead there from anywhere."""
+    points = document.get("enqueue")
+    for owner in (document.get("space"), *(points if isinstance(points, list) else ())):
+        for table in ("schedule", "momentum_schedule"):
+            body = owner
+            for key in (table, "custom"):
+                body = body.get(key) if isinstance(body, dict) else None
+            if isinstance(body, dict) and "function" in body:
+                body["function"] = _placed(body["function"], folder)
+
+
+def _placed(function: Any, folder: FilePath) -> Any:
+    if isinstance(function, str) and ".py:" in function:
+        return str(folder / function)
+    if isinstance(function, dict) and isinstance(function.get("choice"), list):
+        return {**function, "choice": [_placed(option, folder) for option in function["choice"]]}
+    return function
 
 
 def _read_text(file: FilePath) -> str:
@@ -123,6 +152,17 @@ def _read_text(file: FilePath) -> str:
         raise refused(
             message, len(before), len(before[-1].decode("utf-8", "replace")) + 1
         ) from None
+
+
+def _spell_out_default(document: dict[str, Any], override: str) -> None:
+    """Where an override changes a key of a family's default space, put that space in its place."""
+    path = override.partition("=")[0].strip().split(".")
+    space = document.get("space")
+    schedule = space.get("schedule") if isinstance(space, dict) else None
+    if len(path) > 3 and path[:2] == ["space", "schedule"] and isinstance(schedule, dict):
+        family = path[2]
+        if schedule.get(family) == DEFAULT and family in DEFAULT_SPACES:
+            schedule[family] = dict(DEFAULT_SPACES[family])
 
 
 def _overridden(document: Document, override: str, number: int) -> Document:

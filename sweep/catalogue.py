@@ -121,7 +121,7 @@ def _schedule_curve(space: Mapping[str, Any]) -> np.ndarray:
     plateau = plateau_rule(space, num_epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH)
     if plateau is None:
         return curve
-    scales = [plateau.scale([1.0] * epoch) for epoch in range(EPOCHS)]
+    scales = plateau.scales([1.0] * (EPOCHS - 1))
     return curve * np.repeat(scales, STEPS_PER_EPOCH)
 
 

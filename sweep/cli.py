@@ -309,7 +309,7 @@ def ui(
 
 def _load(file: str, overrides: list[str] | None) -> "SweepConfig":
     """A checked config, from a file or a preset."""
-    from search_spaces import check_samples, load_config, preset_path, presets
+    from search_spaces import load_config, preset_path, presets
 
     path = Path(file)
     preset = None if path.exists() else preset_path(file)
@@ -317,9 +317,7 @@ def _load(file: str, overrides: list[str] | None) -> "SweepConfig":
         near = difflib.get_close_matches(file, presets(), 1)
         hint = f"did you mean {near[0]}?" if near else f"presets are {', '.join(presets())}"
         raise CommandError(f"there is no file and no preset {file}; {hint}", exit_code=2)
-    config = load_config(preset or path, overrides or ())
-    check_samples(config)
-    return config
+    return load_config(preset or path, overrides or (), samples=20)
 
 
 def _directory(name: str, sweeps_dir: Path) -> Path:

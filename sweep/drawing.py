@@ -6,7 +6,7 @@ import numpy as np
 
 LEAST_WIDTH = 60  # columns that a table with drawings takes; a narrower terminal wraps it
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_DECADES = 4  # below the peak; what a logarithmic drawing shows
+DECADES = 4  # below the peak; what a logarithmic drawing shows
 
 
 def needs_log_axis(values: np.ndarray) -> bool:
@@ -49,5 +49,5 @@ def _shares(curve: np.ndarray, log: bool, foot: float) -> np.ndarray:
         return np.full(curve.shape, float(peak > 0))
     if not log:
         return (curve - foot) / (peak - foot)
-    foot = max(curve[curve > 0].min(), peak / 10**_DECADES)
+    foot = max(curve[curve > 0].min(), peak / 10**DECADES)
     return np.log(np.maximum(curve, foot) / foot) / np.log(peak / foot)

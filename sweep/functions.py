@@ -1,26 +1,39 @@
 """The user's own schedule functions: taken along to the workers, and kept with the sweep."""
 
-import inspect
 from pathlib import Path
 
 from search_spaces import SweepConfig, custom_functions
 from sweep.errors import CommandError
 from sweep.files import write_text
-from trainers.functions import Function, load_function
+from trainers.functions import Function, load_file, load_function, module_of
 
 FOLDER = "functions"
+_OWN = "trainers."  # what every worker has
 
 
-def portable_functions(config: SweepConfig) -> dict[str, Function]:
-    """The functions by name; Ray carries each with all it uses of its own file or module."""
+def pickled_functions(config: SweepConfig) -> bytes:
+    """The functions by name, each with all it uses of its own file or module.
+
+    To be read by `pickle.loads`, which needs neither. Raises CommandError where that cannot be.
+    """
     from ray import cloudpickle
 
-    functions = {name: load_function(name) for name in custom_functions(config)}
-    for function in functions.values():
-        module = inspect.getmodule(function)
-        if module is not None:  # else it came from a file, and is carried by value anyway
-            cloudpickle.register_pickle_by_value(module)
-    return functions
+    functions: dict[str, Function] = {
+        name: load_function(name) for name in custom_functions(config)
+    }
+    modules = {module_of(name) for name in functions if not name.startswith(_OWN)}
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return cloudpickle.dumps(functions)  # pyright: ignore[reportPrivateImportUsage]
+    except Exception as error:
+        raise CommandError(
+            "a custom function must be one that can be sent to workers, but "
+            f"{', '.join(functions)} gave {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)
 
 
 def keep_sources(config: SweepConfig, directory: Path) -> None:
@@ -32,6 +45,7 @@ def keep_sources(config: SweepConfig, directory: Path) -> None:
 
 def check_sources(config: SweepConfig, directory: Path) -> None:
     """Raise CommandError if a function is not the one that the sweep was launched with."""
+    load_file.cache_clear()
     for name, text in _sources(config).items():
         kept = directory / FOLDER / name
         if not kept.exists() or kept.read_text() != text:
@@ -42,13 +56,10 @@ def check_sources(config: SweepConfig, directory: Path) -> None:
 
 
 def _sources(config: SweepConfig) -> dict[str, str]:
-    """The text of each function's file, under a name of its own; none for compiled ones."""
+    """The text of each function's file, under a name of its own; none for compiled modules."""
     texts: dict[str, str] = {}
     for index, name in enumerate(custom_functions(config)):
-        try:
-            path = inspect.getsourcefile(load_function(name))
-        except TypeError:
-            continue
-        if path:
-            texts[f"{index}-{Path(path).name}"] = Path(path).read_text()
+        path = Path(getattr(module_of(name), "__file__", None) or "")
+        if path.suffix == ".py" and not name.startswith(_OWN):
+            texts[f"{index}-{path.name}"] = path.read_text()
     return texts

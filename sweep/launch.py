@@ -22,7 +22,7 @@ from sweep.directory import create_ledger, driving, open_ledger
 from sweep.errors import CommandError
 from sweep.facts import sweep_facts
 from sweep.files import write_text
-from sweep.functions import check_sources, portable_functions
+from sweep.functions import check_sources, pickled_functions
 from sweep.resources import find_slots
 from sweep.results import best_config_yaml, best_trial
 from sweep.search import LedgerScheduler, LedgerSearcher, Referee
@@ -76,6 +76,7 @@ def launch(
 ) -> Outcome:
     """Run a new sweep in `directory`, which must not exist yet; `show` is called while it runs."""
     dataset = load_data(config, manual_dir)
+    pickled_functions(config)  # or it is refused before anything is made
     with connected(address):
         slots = find_slots(config)
         ledger = create_ledger(
@@ -196,7 +197,7 @@ def _tune(
     shared = Shared(
         dataset._replace(test_images=dataset.test_images[:0], test_labels=dataset.test_labels[:0]),
         ledger.config.training.model_dump(),
-        portable_functions(ledger.config),
+        pickled_functions(ledger.config),
         str(ledger.trials_directory.resolve()),
     )
     trainable = tune.with_parameters(TrialActor, shared=shared)

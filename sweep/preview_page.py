@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
 
-from sweep.drawing import needs_log_axis, short
+from sweep.drawing import DECADES, needs_log_axis, short
 from sweep.errors import CommandError
 from sweep.preview import Preview, Sample
 from sweep.preview_text import plan, ranges, sample_text
@@ -24,7 +24,6 @@ from trainers.hyperparameters import momentum_name
 # Okabe & Ito 2008, to be told apart by everybody; later families are dashed.
 _COLOURS = ("#2180c8", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 _DASHES: tuple[LineStyleType, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))
-_DECADES = 4  # below the peak; what a logarithmic picture shows
 _POINTS = 1000
 _INK = "#010203"  # becomes the colour of the page's text
 
@@ -47,6 +46,9 @@ th { font-weight: 600; white-space: nowrap; }
 def save(preview: Preview, *, png: Path | None, html: Path | None) -> None:
     """Write the picture, the page, or both; CommandError where that cannot be."""
     contents = {}
+    for path, ending in ((png, ".png"), (html, ".html")):
+        if path and path.suffix != ending:
+            raise CommandError(f"the name must end in {ending}, but got {path}", exit_code=2)
     if png:
         contents[png] = picture(preview)
     if html:
@@ -55,7 +57,7 @@ def save(preview: Preview, *, png: Path | None, html: Path | None) -> None:
         try:
             path.write_bytes(content)
         except OSError as error:
-            raise CommandError(f"{path} cannot be written: {error.strerror}") from error
+            raise CommandError(f"{path} cannot be written: {error.strerror}", 2) from error
 
 
 def picture(preview: Preview) -> bytes:
@@ -128,7 +130,7 @@ def _draw(axes: Axes, curves: list[tuple[Sample, np.ndarray]]) -> None:
         peak = together.max()
         lowest = together[together > 0].min()
         axes.set_yscale("log")
-        axes.set_ylim(max(lowest, peak / 10**_DECADES) / 1.3, peak * 1.5)
+        axes.set_ylim(max(lowest, peak / 10**DECADES) / 1.3, peak * 1.5)
 
 
 def _looks(samples: list[Sample]) -> dict[str, tuple[str, LineStyleType]]:

@@ -62,9 +62,9 @@ def applied_curve(sweep: SweepRecord, trial: TrialRecord) -> AppliedCurve:
         return AppliedCurve(None, 0, 1 if trial.reports else None)
     rows = planned.reshape(-1, steps)
     if plateau:
-        losses = [report["val_loss"] for report in trial.reports]
-        scales = [plateau.scale(losses[:done]) for done in range(len(rows))]
-        rows = rows * np.array(scales, np.float32)[:, None]
+        scales = plateau.scales([report["val_loss"] for report in trial.reports])
+        scales += scales[-1:] * (len(rows) - len(scales))  # epochs to come, as it stands now
+        rows = rows * np.array(scales[: len(rows)], np.float32)[:, None]
     hashed = [("learning_rate_sha256", rows)]
     if momenta is not None:
         hashed.append(("momentum_sha256", momenta.reshape(rows.shape)))

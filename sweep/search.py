@@ -65,7 +65,9 @@ class Referee:
 
     def _new(self, space: dict[str, Any]) -> Standing:
         with contextlib.suppress(ValueError):  # a trial that was never run, for it has no curve
-            rise = int(np.argmax(self._ledger.curve(space)))
+            curve = self._ledger.curve(space)
+            # Nearly: the peak of a cycle may fall between two steps, and no two cycles alike.
+            rise = int(np.argmax(curve >= 0.99 * curve.max()))
             rise_epochs = rise / self._ledger.sweep().steps_per_epoch
             return Standing(next(iter(space["schedule"])), rise_epochs, {})
         return Standing(next(iter(space["schedule"])), 0, {})
@@ -86,8 +88,9 @@ class LedgerSearcher(Searcher):
         while not self._is_over() and (self._unfinished or not self._used_up()):
             try:
                 job = self._reopened() if self._unfinished else self._new()
-            except InvalidTrialError:
-                continue  # the ledger holds it as failed, with the reason
+            except InvalidTrialError as error:  # the ledger holds it as failed, with the reason
+                self._referee.failures = [*self._referee.failures, str(error)]
+                continue
             if job is not None:
                 self._numbers[trial_id] = job["number"]
                 return job

@@ -1,6 +1,7 @@
 """What runs on a worker: one Ray actor trains one trial after another. The main path is here."""
 
 import os
+import pickle
 import time
 import traceback
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ from ray import tune
 from sweep.study import checkpoint_path
 from trainers.data import Dataset
 from trainers.devices import claim, count_programs, describe
-from trainers.functions import Function
 
 _REPORT_EVERY_S = 0.1  # a report costs the driver some milliseconds
 # trainers.runs imports jax, which reads its environment once: so only after claim().
@@ -24,7 +24,7 @@ class Shared(NamedTuple):
 
     dataset: Dataset  # without its test split
     settings: dict[str, Any]  # of trainers.training.Settings
-    functions: dict[str, Function]  # the user's own, by name: a worker may lack their files
+    functions: bytes  # pickled, the user's own by name: a worker may lack their files
     trials: str  # the folder of the trials' own folders
 
 
@@ -49,7 +49,7 @@ class TrialActor(tune.Trainable):
         from trainers.training import Settings, on_device
 
         self.dataset, self.settings = on_device(shared.dataset), Settings(**shared.settings)
-        self.functions, self.trials = shared.functions, Path(shared.trials)
+        self.functions, self.trials = pickle.loads(shared.functions), Path(shared.trials)
         self.programs = count_programs("train_epoch")
         self.worker = describe() | {
             "node": ray.util.get_node_ip_address(),

@@ -107,7 +107,7 @@ def _cycles(times: np.ndarray, growth: float) -> tuple[np.ndarray, np.ndarray]:
         return cycles, share
 
     def start(cycle: np.ndarray) -> np.ndarray:
-        return (growth**cycle - 1) / (growth - 1)
+        return np.expm1(cycle * np.log(growth)) / (growth - 1)
 
     cycles = np.floor(np.log1p(times * (growth - 1)) / np.log(growth))
     latest = times * (1 + ROUNDING)  # the logarithm may round across a restart

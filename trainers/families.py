@@ -5,6 +5,8 @@ warmup (1 with `first_tick: 1`). Parameters that end in `_ticks` are durations: 
 them `_steps`, `_epochs` or `_fraction`. The indented line of a docstring is the family's formula.
 """
 
+import contextlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -71,7 +73,8 @@ def custom(ticks: np.ndarray, /, *, function: str | Function, **parameters: Any)
     """
     rule = function if callable(function) else load_function(function)
     try:
-        return np.array([float(rule(_as_int(tick), **parameters)) for tick in ticks.tolist()])
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is for data
+            return np.array([float(rule(_as_int(tick), **parameters)) for tick in ticks.tolist()])
     except (Exception, SystemExit) as error:
         name = function if isinstance(function, str) else getattr(rule, "__name__", rule)
         raise ValueError(

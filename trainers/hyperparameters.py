@@ -13,5 +13,8 @@ HYPERPARAMETERS: dict[str, dict[str, float]] = {
 
 
 def momentum_name(optimizer: str) -> str:
-    """The hyperparameter that a momentum schedule drives: b1 where there is no momentum."""
+    """The hyperparameter that a momentum schedule drives: b1 where there is no momentum.
+
+    Adam corrects its bias with the b1 of the step, as optax and PyTorch do: 1 - b1 ** t.
+    """
     return "momentum" if "momentum" in HYPERPARAMETERS[optimizer] else "b1"

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from trainers.bounds import non_negative, numbers, one_of
+from trainers.decays import half_cosine
 
 Interpolation = Literal["linear", "cubic", "cosine"]
 
@@ -68,7 +69,7 @@ def between_knots(
     left = np.clip(np.searchsorted(knots, ticks, side="right") - 1, 0, len(knots) - 2)
     x = np.clip((ticks - knots[left]) / (knots[left + 1] - knots[left]), 0, 1)
     if interpolation == "cosine":
-        share = (1 - np.cos(np.pi * x)) / 2
+        share = half_cosine(1 - x)
         return values[left] * (1 - share) + values[left + 1] * share
     widths, slopes = np.diff(knots)[left], _monotone_slopes(knots, values)
     curve = (

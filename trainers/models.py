@@ -87,14 +87,16 @@ def _kernel_gradient(
         product = patches.reshape(-1, rows * columns).T @ gradient.reshape(-1, outputs)
         return product.reshape(kernel_shape)
     pads = [(rows // 2, rows // 2), (columns // 2, columns // 2)]
-    by_channel = lax.conv_general_dilated(
-        images.transpose(3, 1, 2, 0),
-        gradient.transpose(1, 2, 0, 3),
+    # The gradient is slid over the images, not the other way round: it has fewer channels here, so
+    # there is less to slide. What comes out is turned by 180 degrees.
+    by_output = lax.conv_general_dilated(
+        gradient.transpose(3, 1, 2, 0),
+        images.transpose(1, 2, 0, 3),
         (1, 1),
         pads,
         dimension_numbers=_LAYOUT,
     )
-    return by_channel.transpose(1, 2, 0, 3)
+    return by_output[:, ::-1, ::-1].transpose(1, 2, 3, 0)
 
 
 def _patches(images: jax.Array, rows: int, columns: int) -> jax.Array:

@@ -13,7 +13,8 @@ def mirror(learning_rates: np.ndarray, *, low: float, high: float) -> np.ndarray
 
     high - (high - low) * lr[t] / max(lr)
 
-    What one-cycle training does with the momentum, for any schedule. Smith & Topin 2019.
+    What one-cycle training does with the momentum, for any schedule, before any plateau.
+    Smith & Topin 2019.
     """
     fraction(low=low, high=high)
     if low > high:

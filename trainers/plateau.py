@@ -1,5 +1,6 @@
 """Reduce on plateau: the scale of an epoch's learning rates, from the losses before it."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,16 +14,21 @@ class Plateau(NamedTuple):
     cooldown: float
     min_fraction: float
 
-    def scale(self, val_losses: Sequence[float]) -> float:
-        """What the epoch after these losses is multiplied with; a function of nothing else.
+    def scales(self, val_losses: Sequence[float | None]) -> list[float]:
+        """What each epoch is multiplied with, and last the one after these losses.
 
+        A function of the losses before it alone; one that is not finite, or None, changes nothing.
         An epoch is bad unless its loss is below (1 - threshold) times the best before. More than
         `patience` bad epochs in a row multiply the scale by `factor`, down to `min_fraction`; the
         `cooldown` epochs after that are never bad.
         """
-        scale, best, bad, cooling = 1.0, float("inf"), 0, 0.0
+        scale, best, bad, cooling = 1.0, math.inf, 0, 0.0
+        found = [scale]
         for loss in val_losses:
-            if loss < best * (1 - self.threshold) or best == float("inf"):
+            if loss is None or not math.isfinite(loss):
+                found.append(scale)
+                continue
+            if loss < best * (1 - self.threshold) or best == math.inf:
                 best, bad = loss, 0
             else:
                 bad += 1
@@ -31,4 +37,5 @@ class Plateau(NamedTuple):
             if bad > self.patience:
                 scale = max(scale * self.factor, self.min_fraction)
                 bad, cooling = 0, self.cooldown
-        return scale
+            found.append(scale)
+        return found

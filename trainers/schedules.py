@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from trainers.bounds import fraction, non_negative, number, one_of
+from trainers.decays import half_cosine
 from trainers.families import SCHEDULES
 from trainers.families import divide_by_three as divide_by_three  # its name in configs
 from trainers.functions import Function
@@ -60,8 +61,9 @@ def learning_rate_curve(
     with np.errstate(over="ignore", invalid="ignore"):
         ramp = body[0] * _ramp(warmup, space)
         curve = np.concatenate([ramp, body]).astype(np.float32)
-    if not np.all(np.isfinite(curve)):
-        raise ValueError(f"every learning rate must be finite, but {family} gives {curve.max()}")
+    wrong = curve[~np.isfinite(curve)]
+    if len(wrong):
+        raise ValueError(f"every learning rate must be finite, but {family} gives {wrong[0]}")
     if curve.min() < 0:
         raise ValueError(f"every learning rate must be >= 0, but {family} gives {curve.min()}")
     return curve
@@ -152,7 +154,7 @@ def _ramp(warmup: int, space: Mapping[str, Any]) -> np.ndarray:
                 "warmup_init_fraction > 0 must hold with warmup_shape exponential, but got 0"
             )
         return start ** (1 - x)
-    return start + (1 - start) * (x if shape == "linear" else (1 - np.cos(np.pi * x)) / 2)
+    return start + (1 - start) * (x if shape == "linear" else half_cosine(1 - x))
 
 
 def family_curve(
@@ -223,6 +225,7 @@ def _arguments(
 def _in_ticks(stem: str, duration: Any, unit_steps: int, tick_steps: int) -> Any:
     """A duration, or a list of them, in ticks; whole where only rounding kept it from being so."""
     if isinstance(duration, Sequence) and not isinstance(duration, str):
+        non_negative(**{f"{stem}.{index}": entry for index, entry in enumerate(duration)})
         return [_in_ticks(stem, entry, unit_steps, tick_steps) for entry in duration]
     ticks = number(stem, number(stem, duration) * unit_steps / tick_steps)
     return round(ticks) if math.isclose(ticks, round(ticks), rel_tol=1e-9) else ticks

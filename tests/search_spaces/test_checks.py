@@ -1,8 +1,10 @@
 """Spaces are tried out by building curves before anything is trained."""
 
+from pathlib import Path
+
 import pytest
 
-from search_spaces import ConfigError, check_samples, parse_config
+from search_spaces import Choice, ConfigError, check_samples, load_config, parse_config
 
 HEAD = """\
 version: 1
@@ -41,6 +43,16 @@ search: {num_trials: 8}
             "piecewise_constant: {values: [3, 2, 1], boundaries_epochs: [{uniform: [1, 5]}, 3]}",
             "piecewise_constant.boundaries_epochs",
             "boundaries must rise",
+        ),
+        (
+            "piecewise_constant: {values: [1, 2], boundaries_fraction: [-0.5]}",
+            "piecewise_constant.boundaries_fraction",
+            "boundaries.0 >= 0 must hold, but got -0.5",
+        ),
+        (
+            "custom: {function: 'random:randint', a: 1, b: 99}",
+            "custom.function",
+            "function must return a number for every tick",
         ),
         (
             "custom: {function: 'trainers.schedules:nothing'}",
@@ -85,3 +97,51 @@ space:
 def test_a_sound_space_passes():
     space = "{schedule: {cosine_decay: {peak_lr: {log_uniform: [1e-3, 1]}}}, warmup_steps: 3}"
     check_samples(parse_config(f"{HEAD}space: {space}"))
+
+
+def test_a_function_that_is_not_pure_is_found(tmp_path: Path):
+    (tmp_path / "dice.py").write_text("import random\ndef roll(t):\n    return random.random()\n")
+    text = f"{HEAD}space: {{schedule: {{custom: {{function: 'dice.py:roll'}}}}}}"
+    with pytest.raises(ConfigError, match="function must return the same each time it is called"):
+        check_samples(parse_config(text, folder=tmp_path))
+
+
+def test_a_bad_sample_is_named_where_its_parameter_stands(tmp_path: Path):
+    file = tmp_path / "bad.yaml"
+    file.write_text(f"""{HEAD}
+space:
+  schedule:
+    cosine_decay: {{peak_lr: 1, final_fraction: {{choice: [0, 1.5]}}}}
+    rex: default
+""")
+    assert "rex" in load_config(file).space.schedule
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, ["space.schedule.rex.peak_lr=-1"], samples=20)
+    lines = [line.split(" (in the sample")[0] for line in str(caught.value).split("\n")]
+    assert lines == [
+        "--set:1:28: space.schedule.rex.peak_lr: peak_lr >= 0 must hold, but got -1",
+        f"{file}:9:48: space.schedule.cosine_decay.final_fraction: "
+        "0 <= final_fraction <= 1 must hold, but got 1.5",
+    ]
+
+
+def test_a_key_of_a_default_space_can_be_overridden():
+    text = f"{HEAD}space: {{schedule: {{cosine_decay: default, rex: default}}}}"
+    config = parse_config(text, overrides=["space.schedule.cosine_decay.peak_lr=0.25"])
+    assert config.space.schedule["cosine_decay"] == {
+        "peak_lr": 0.25,
+        "final_fraction": Choice((0, 0.01, 0.1)),
+    }
+    assert config.space.schedule["rex"] == parse_config(text).space.schedule["rex"]
+
+
+def test_files_of_functions_are_found_from_the_sweep_file_wherever_they_stand(tmp_path: Path):
+    text = f"""{HEAD}
+space:
+  schedule: {{custom: {{function: {{choice: ['a.py:f', 'b.py:f', 'math:exp']}}}}}}
+enqueue: [{{schedule: {{custom: {{function: 'b.py:f'}}}}}}]
+"""
+    names = [f"{tmp_path}/a.py:f", f"{tmp_path}/b.py:f", "math:exp"]
+    config = parse_config(text, folder=tmp_path)
+    assert config.space.schedule["custom"]["function"] == Choice(tuple(names))
+    assert config.enqueue[0]["schedule"]["custom"]["function"] == names[1]

@@ -224,7 +224,7 @@ BATCH = (
         ),
         (
             *("momentum: 0.9", "warmup_steps: 200"),
-            ["rates: space.warmup_steps: warmup_steps must be shorter than the training of 4"],
+            ["bad.yaml:8:17: space.warmup_steps: warmup_steps must be shorter than the training"],
         ),
     ],
 )

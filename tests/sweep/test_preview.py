@@ -268,8 +268,25 @@ def test_the_page_shows_texts_as_they_are(folder: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--png", "--html"])
 def test_a_place_where_nothing_can_be_written_is_named(folder: Path, option: str) -> None:
-    text = refused(folder, "preview", "rates.yaml", option, "no/such/file", code=1)
-    assert text.startswith("no/such/file cannot be written: ")
+    file = f"no/such/file.{option[2:]}"
+    text = refused(folder, "preview", "rates.yaml", option, file, code=2)
+    assert text.startswith(f"{file} cannot be written: ")
+
+
+@pytest.mark.parametrize("option", ["--png", "--html"])
+def test_no_file_of_another_kind_is_overwritten(folder: Path, option: str) -> None:
+    before = (folder / "rates.yaml").read_text()
+    text = refused(folder, "preview", "rates.yaml", option, "rates.yaml", code=2)
+    assert text.startswith(f"the name must end in .{option[2:]}, but got rates.yaml")
+    assert (folder / "rates.yaml").read_text() == before
+
+
+def test_what_a_custom_function_prints_is_no_data(folder: Path) -> None:
+    (folder / "loud.py").write_text("print('read')\ndef rule(t):\n    print(t)\n    return 1\n")
+    custom = "space.schedule={custom: {function: 'loud.py:rule'}}"
+    done = run(folder, "preview", "rates.yaml", "--set", custom, "--json")
+    assert json.loads(done.stdout)["families"] == ["custom"]
+    assert done.stderr.startswith("read\n0\n1\n")
 
 
 @pytest.mark.parametrize(
@@ -279,7 +296,7 @@ def test_a_place_where_nothing_can_be_written_is_named(folder: Path, option: str
         (["preview", "quickstrat"], "there is no file and no preset quickstrat; did you mean"),
         (
             ["preview", "rates.yaml", "--set", "space.warmup_steps=200"],
-            "rates: space.warmup_steps: warmup_steps must be shorter than the training of 4",
+            "--set:1:20: space.warmup_steps: warmup_steps must be shorter than the training of 4",
         ),
     ],
 )

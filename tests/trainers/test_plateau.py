@@ -1,5 +1,6 @@
 """The feedback of `reduce_on_plateau`: the scale that follows from the losses so far."""
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -28,16 +29,11 @@ RULES = st.builds(
 HALVING = Plateau(factor=0.5, patience=1, threshold=0.1, cooldown=0, min_fraction=0)
 
 
-def scales(rule: Plateau, losses: list[float]) -> list[float]:
-    """The scale of the first epoch, and of the one after each loss."""
-    return [rule.scale(losses[:count]) for count in range(len(losses) + 1)]
-
-
 @pytest.mark.parametrize("case", TORCH["plateaus"])
 def test_the_scale_is_that_of_reducelronplateau(case: str) -> None:
     recorded = TORCH["plateaus"][case]
     rule = {name: value for name, value in recorded["rule"].items() if name != "min_lr"}
-    ours = scales(Plateau(**rule, min_fraction=recorded["rule"]["min_lr"]), recorded["losses"])
+    ours = Plateau(**rule, min_fraction=recorded["rule"]["min_lr"]).scales(recorded["losses"])
     assert ours == [1, *recorded["scales"]]
 
 
@@ -59,7 +55,7 @@ def test_optax_reduces_at_one_bad_epoch_fewer(patience: int, cooldown: int) -> N
 
         _, theirs = jax.lax.scan(follow, twin.init(one), jnp.array(losses))
     assert len(set(theirs.tolist())) > 1
-    np.testing.assert_allclose(scales(ours, losses)[1:], theirs, rtol=1e-12)
+    np.testing.assert_allclose(ours.scales(losses)[1:], theirs, rtol=1e-12)
 
 
 @settings(max_examples=200, deadline=None)
@@ -68,11 +64,11 @@ def test_the_scale_falls_to_its_floor_and_knows_nothing_of_what_comes_later(
     rule: Plateau, losses: list[float], tail: list[float]
 ) -> None:
     before = list(losses)
-    followed = scales(rule, losses)
+    followed = rule.scales(losses)
     assert followed[:2] == [1] * len(followed[:2])
     assert all(after <= now for now, after in pairwise(followed))
     assert min(followed) >= rule.min_fraction
-    assert scales(rule, losses + tail)[: len(followed)] == followed
+    assert rule.scales(losses + tail)[: len(followed)] == followed
     assert losses == before
     falls = len(set(followed)) - 1
     assert followed[-1] == pytest.approx(max(rule.factor**falls, rule.min_fraction))
@@ -97,7 +93,12 @@ def test_the_scale_falls_to_its_floor_and_knows_nothing_of_what_comes_later(
 def test_scales_worked_out_by_hand(
     rule: Plateau, losses: list[float], expected: list[float]
 ) -> None:
-    assert scales(rule, losses) == expected
+    assert rule.scales(losses) == expected
+
+
+def test_losses_that_are_not_finite_change_nothing() -> None:
+    """A trial that diverged is still shown with the curve it had."""
+    assert HALVING.scales([1, None, 1, math.nan, 1, math.inf]) == [1, 1, 1, 1, 1, 0.5, 0.5]
 
 
 # From a point to its rule

@@ -103,7 +103,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     (
         "piecewise_constant",
         {"values": [1, 2], "boundaries_steps": ["3"]},
-        "boundaries must be a number, but got '3'",
+        "boundaries.0 must be a number, but got '3'",
     ),
     (
         "piecewise_constant",
@@ -256,7 +256,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     (
         "interpolate",
         {"values": [1, 2], "knots_steps": [0, float("nan")]},
-        "knots must be finite, but got nan",
+        "knots.1 must be finite, but got nan",
     ),
     (
         "reduce_on_plateau",
