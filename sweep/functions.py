@@ -1,5 +1,6 @@
 """The user's own schedule functions: taken along to the workers, and kept with the sweep."""
 
+import functools
 from pathlib import Path
 
 from search_spaces import SweepConfig, custom_functions
@@ -18,9 +19,7 @@ def pickled_functions(config: SweepConfig) -> bytes:
     """
     from ray import cloudpickle
 
-    functions: dict[str, Function] = {
-        name: load_function(name) for name in custom_functions(config)
-    }
+    functions = {name: _uncached(load_function(name)) for name in custom_functions(config)}
     modules = {module_of(name) for name in functions if not name.startswith(_OWN)}
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
@@ -34,6 +33,12 @@ def pickled_functions(config: SweepConfig) -> bytes:
     finally:
         for module in modules:
             cloudpickle.unregister_pickle_by_value(module)
+
+
+def _uncached(function: Function) -> Function:
+    """What a cache stands before; the cache itself can be carried by name only."""
+    is_cache = isinstance(function, functools._lru_cache_wrapper)
+    return function.__wrapped__ if is_cache else function
 
 
 def keep_sources(config: SweepConfig, directory: Path) -> None:

@@ -34,7 +34,15 @@ class Rate:
 rule = Rate(1.0)
 """
 CACHED = "import functools\n\n@functools.lru_cache\n" + PLAIN
-UNSENDABLE = "import threading\n\nlock = threading.Lock()\n\ndef rule(t):\n    with lock:\n        return t\n"
+UNSENDABLE = """\
+import threading
+
+lock = threading.Lock()
+
+def rule(t):
+    with lock:
+        return t
+"""
 
 
 def config_of(folder: Path, name: str, text: str) -> SweepConfig:
@@ -73,7 +81,9 @@ def test_nothing_of_the_product_is_carried(tmp_path: Path):
 
 def test_a_function_that_cannot_be_carried_is_refused(tmp_path: Path):
     config = config_of(tmp_path, "locked.py", UNSENDABLE)
-    with pytest.raises(CommandError, match="must be one that can be sent to workers, but .*locked"):
+    with pytest.raises(
+        CommandError, match=r"must be one that can be sent to workers, but .*locked"
+    ):
         pickled_functions(config)
 
 
