@@ -43,7 +43,8 @@ def apply_cnn(params: Params, images: jax.Array) -> jax.Array:
     """Logits (n, num_classes) of float images (n, height, width, channels) in 0..1."""
     hidden = images
     for name in ("conv1", "conv2"):
-        hidden = jax.nn.relu(convolve(hidden, params[name]["kernel"]) + params[name]["bias"])
+        hidden = convolve(hidden, params[name]["kernel"])
+        hidden = jax.nn.relu(_add_bias(hidden, params[name]["bias"]))
     return hidden.reshape(len(hidden), -1) @ params["dense"]["kernel"] + params["dense"]["bias"]
 
 
@@ -110,6 +111,28 @@ def _patches(images: jax.Array, rows: int, columns: int) -> jax.Array:
         for column in range(columns)
     ]
     return jnp.concatenate(windows, axis=-1)
+
+
+@jax.custom_vjp
+def _add_bias(images: jax.Array, bias: jax.Array) -> jax.Array:
+    """The images plus a bias (1, 1, 1, channels), whose gradient is a product with ones.
+
+    A CPU sums over three leading axes more slowly than it multiplies.
+    """
+    return images + bias
+
+
+def _add_bias_forward(images: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
+    return images + bias, None
+
+
+def _add_bias_backward(_: None, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    ones = jnp.ones((1, len(rows)), rows.dtype)
+    return gradient, jnp.matmul(ones, rows, precision="highest").reshape(1, 1, 1, -1)
+
+
+_add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def _init_layer(

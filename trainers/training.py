@@ -23,7 +23,7 @@ from trainers.schedules import steps_per_epoch
 
 # On a CPU the gradients of a batch are summed over pieces of this many images, which stay in the
 # cache; see docs/benchmarks.md.
-_CPU_PIECE = 32
+_CPU_PIECE = 16
 # And element-wise work and reductions are given to the library that XLA uses for matrix products:
 # 55 ms against 76 ms for a step of 256 images on two cores. The name is that of this release.
 _COMPILER_OPTIONS = (
