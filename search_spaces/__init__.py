@@ -5,6 +5,7 @@ from search_spaces.config import SweepConfig
 from search_spaces.distributions import Choice, Distribution, IntUniform, Scalar, Uniform
 from search_spaces.faults import ConfigError, Fault
 from search_spaces.loading import (
+    changed_keys,
     config_sha256,
     config_to_yaml,
     load_config,
@@ -32,6 +33,7 @@ __all__ = [
     "Scalar",
     "SweepConfig",
     "Uniform",
+    "changed_keys",
     "check_samples",
     "concrete_config",
     "config_sha256",

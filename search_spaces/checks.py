@@ -4,6 +4,7 @@ import contextlib
 import math
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from trainers.schedules import (
 )
 
 _QUICK_STEPS = 100_000  # of longer runs fewer samples are tried
+_QUICK_RATES = 15_000_000  # of all curves together: up to about a second
 
 
 def planned_steps(config: SweepConfig) -> int:
@@ -39,8 +41,8 @@ def planned_steps(config: SweepConfig) -> int:
 def check_samples(config: SweepConfig, n: int = 20) -> None:
     """Builds the curve of both ends of every range and of `n` random samples of each family.
 
-    Of very long runs fewer, though both ends always. Raises ConfigError with one fault for each
-    parameter that gave an invalid curve; `load_config` says where it stands, too.
+    Of very long runs fewer, and of each family at least one. Raises ConfigError with one fault for
+    each parameter that gave an invalid curve; `load_config` says where it stands, too.
     """
     flaws = sample_flaws(config, n)
     if flaws:
@@ -54,8 +56,10 @@ def sample_flaws(config: SweepConfig, n: int) -> list[Flaw]:
     num_epochs, steps = config.training.num_epochs, planned_steps(config)
     functions = _loadable_functions(config)
     n = max(1, min(n, n * _QUICK_STEPS // (num_epochs * steps)))
-    for family in families(config.space):
-        for sample in _samples(config.space, family, generator, n):
+    names = families(config.space)
+    most = max(1, _QUICK_RATES // (num_epochs * steps * len(names)))  # curves of one family
+    for family in names:
+        for sample in islice(_samples(config.space, family, generator, n), most):
             try:
                 _build(sample, num_epochs, steps, functions)
             except (ValueError, ArithmeticError) as error:

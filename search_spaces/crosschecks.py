@@ -35,6 +35,8 @@ def cross_flaws(
     """Faults between sections; one that is None, or invalid in `data`, is left out of it."""
     raw_training, raw_space = data.get("training"), data.get("space")
     optimizer = raw_training.get("optimizer", "sgd") if isinstance(raw_training, Mapping) else None
+    if not isinstance(optimizer, str):  # a list cannot even be looked up
+        optimizer = None
     if isinstance(raw_space, Mapping) and optimizer in HYPERPARAMETERS:
         yield from _within(("space",), optimizer_flaws(raw_space, optimizer))
     if training and pruning and pruning.algorithm != "none":

@@ -7,11 +7,11 @@ and anchors, aliases, tags and duplicate keys are refused.
 import io
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, StringMark
 from ruamel.yaml.events import (
     AliasEvent,
     DocumentStartEvent,
@@ -27,11 +27,15 @@ from ruamel.yaml.events import (
 from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from search_spaces.faults import ConfigError, Fault, Path, dotted
+from search_spaces.faults import MAX_FAULTS, ConfigError, Fault, Path, dotted, quoted
 
-MAX_DEPTH = 20
-MAX_FAULTS = 100  # of a text that is not in the form of a config at all
+# What reading a hostile text can cost lies in these. A config that is written out has somewhat more
+# values and characters than the file that it was read from, which `loading` therefore bounds lower.
 MAX_CHARACTERS = 2**20
+MAX_VALUES = 20_000
+MAX_ENTRIES = 2_000
+MAX_KEYS = 100
+MAX_DEPTH = 20
 _WIDTH = 100
 _CONSTANTS = {"": None, "~": None} | {
     spelled: value
@@ -83,28 +87,11 @@ def read_document(text: str, start: Mark) -> Document:
     if len(text) > MAX_CHARACTERS:
         message = f"a file must hold at most {MAX_CHARACTERS} characters, but got {len(text)}"
         raise ConfigError([Fault(*start, "", message)])
-    events = YAML(typ="safe", pure=True).parse(io.StringIO(text))
-    reading = _Reading(start, events, {}, [])
-    try:
-        value = _read_stream(reading)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = _moved(start, mark.line, mark.column) if mark else start
-        problem = f"the text must be YAML, but {(error.problem or error.context or '').strip()}"
-        raise ConfigError([*reading.faults, Fault(*place, "", problem)]) from None
-    except ReaderError as error:
-        before = text[: error.position].splitlines() or [""]
-        place = _moved(start, len(before) - 1, len(before[-1]))
-        message = f"the text must be printable, but it has the character {error.character!r}"
-        raise ConfigError([Fault(*place, "", message)]) from None
-    except (OverflowError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        # the scanner trips over escapes such as \UFFFFFFFF
-        message = "the text must be YAML, but an escape in it is no character"
-        raise ConfigError([Fault(*start, "", message)]) from None
-    if reading.faults:
-        raise ConfigError(reading.faults)
+    faults: list[Fault] = []
+    reading = _Reading(start, _events(text, start, faults), {}, faults)
+    value = _read_stream(reading)
+    if faults:
+        raise ConfigError(faults)
     return Document(value, reading.places)
 
 
@@ -132,6 +119,29 @@ def resolved(text: str) -> Any:
     return text
 
 
+def _events(text: str, start: Mark, faults: list[Fault]) -> Iterator[Event]:
+    """The parser's events; where it cannot go on, a ConfigError after the faults found so far."""
+    at, problem = None, "the text must be YAML"
+    try:
+        for event in YAML(typ="safe", pure=True).parse(io.StringIO(text)):
+            at = event.start_mark
+            if isinstance(event, ScalarEvent):
+                event.value.encode()  # fails on "\uD800", which is half a character
+            yield event
+        return
+    except MarkedYAMLError as error:
+        at = error.problem_mark or error.context_mark
+        problem += f", but {(error.problem or error.context or '').strip()}"
+    except ReaderError as error:
+        before = text[: error.position].splitlines() or [""]
+        at = StringMark("", 0, len(before) - 1, len(before[-1]), None, None)
+        problem = f"the text must be printable, but it has the character U+{error.character:04X}"
+    except Exception:  # the scanner trips over "\UFFFFFFFF", the parser over %YAML 1.9
+        problem += ", but from here on an escape or a directive is none"
+    mark = _moved(start, at.line, at.column) if at else start
+    raise ConfigError([*faults, Fault(*mark, "", problem)])
+
+
 def _read_stream(reading: _Reading) -> Any:
     next(reading.events)
     first = next(reading.events)
@@ -154,16 +164,17 @@ def _read_node(reading: _Reading, event: Event, path: Path, key: Mark | None = N
         mark = key  # nothing stands there: the parser's own mark is somewhere behind
     reading.places[path] = Place(key or mark, mark)
     if len(path) > MAX_DEPTH:
-        message = f"nesting <= {MAX_DEPTH} must hold, but got more"
-        raise ConfigError([*reading.faults, Fault(*mark, "", message)])
+        _give_up(reading, mark, f"nesting <= {MAX_DEPTH} must hold, but got more")
+    if len(reading.places) > MAX_VALUES:
+        _give_up(reading, mark, f"a file must hold at most {MAX_VALUES} values, but has more")
     if isinstance(event, AliasEvent):
-        _refuse(reading, mark, path, f"aliases are not allowed, but got '*{event.anchor}'")
+        _forbid(reading, mark, path, "aliases", f"*{event.anchor}")
         return None
     if isinstance(event, NodeEvent) and event.anchor is not None:
-        _refuse(reading, mark, path, f"anchors are not allowed, but got '&{event.anchor}'")
-    tag = getattr(event, "tag", None)
+        _forbid(reading, mark, path, "anchors", f"&{event.anchor}")
+    tag = getattr(event, "ctag", None)  # as it is written: decoding a long one takes seconds
     if tag is not None:
-        _refuse(reading, mark, path, f"tags are not allowed, but got {str(tag)!r}")
+        _forbid(reading, mark, path, "tags", f"{tag.handle or ''}{tag.suffix or ''}")
     if isinstance(event, ScalarEvent):
         return event.value if event.style else resolved(event.value)
     if isinstance(event, SequenceStartEvent):
@@ -175,6 +186,9 @@ def _read_node(reading: _Reading, event: Event, path: Path, key: Mark | None = N
 def _read_sequence(reading: _Reading, path: Path) -> list[Any]:
     entries: list[Any] = []
     while not isinstance(event := next(reading.events), SequenceEndEvent):
+        if len(entries) == MAX_ENTRIES:
+            message = f"a list must hold at most {MAX_ENTRIES} entries, but has more; shorten it"
+            _give_up(reading, _mark(reading, event), message)
         entries.append(_read_node(reading, event, (*path, len(entries))))
     return entries
 
@@ -183,14 +197,17 @@ def _read_mapping(reading: _Reading, path: Path) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     while not isinstance(event := next(reading.events), MappingEndEvent):
         mark = _mark(reading, event)
-        if isinstance(event, ScalarEvent) and event.tag is None and event.anchor is None:
+        if isinstance(event, ScalarEvent) and event.ctag is None and event.anchor is None:
             key = event.value
         else:
             _refuse(reading, mark, path, "a key must be a plain word, but got something else")
             _read_node(reading, event, (*path, ""))
             key = ""
+        if len(entries) == MAX_KEYS:
+            _give_up(reading, mark, f"a mapping must hold at most {MAX_KEYS} keys, but has more")
         if key in entries:
-            _refuse(reading, mark, (*path, key), f"a key must stand once, but {key!r} comes again")
+            message = f"a key must stand once, but {quoted(key)} comes again"
+            _refuse(reading, mark, (*path, key), message)
         value = _read_node(reading, next(reading.events), (*path, key), mark)
         entries.setdefault(key, value)
     return entries
@@ -198,8 +215,16 @@ def _read_mapping(reading: _Reading, path: Path) -> dict[str, Any]:
 
 def _refuse(reading: _Reading, mark: Mark, path: Path, message: str) -> None:
     reading.faults.append(Fault(*mark, dotted(path), message))
-    if len(reading.faults) >= MAX_FAULTS:
+    if len(reading.faults) > MAX_FAULTS:
         raise ConfigError(reading.faults)
+
+
+def _forbid(reading: _Reading, mark: Mark, path: Path, things: str, got: str) -> None:
+    _refuse(reading, mark, path, f"{things} are not allowed, but got {quoted(got)}")
+
+
+def _give_up(reading: _Reading, mark: Mark, message: str) -> NoReturn:
+    raise ConfigError([*reading.faults, Fault(*mark, "", message)])
 
 
 def _mark(reading: _Reading, event: Event) -> Mark:
@@ -224,8 +249,8 @@ def _laid_out(value: Any, indent: int = 0) -> Any:
         node = CommentedSeq(_laid_out(entry, indent + 2) for entry in value)
         wraps = False
     else:
-        quoted = isinstance(value, str) and not _ORDINARY.fullmatch(value)
-        return DoubleQuotedScalarString(value) if quoted else value
+        in_quotes = isinstance(value, str) and not _ORDINARY.fullmatch(value)
+        return DoubleQuotedScalarString(value) if in_quotes else value
     if indent and not wraps and indent + len(repr(value)) <= _WIDTH - 30:
         node.fa.set_flow_style()
     else:

@@ -4,12 +4,18 @@ import difflib
 import math
 import re
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Path = tuple[str | int, ...]
+
+MAX_FAULTS = 100  # shown at once: nobody reads more, and a hostile file has many thousands
+_MORE = f"only the first {MAX_FAULTS} faults are shown, and there are more; mend these first"
+_LONGEST = 60  # characters of a value
+_LONGEST_MESSAGE = 2_000
 
 
 class Flaw(NamedTuple):
@@ -35,10 +41,14 @@ class Fault(NamedTuple):
 
 
 class ConfigError(ValueError):
-    """Every fault of one config at once; `str()` has one line for each."""
+    """Every fault of one config at once, MAX_FAULTS at most; `str()` has one line for each."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
-        self.faults = tuple(faults)
+        first = islice(faults, MAX_FAULTS + 1)
+        found = [fault._replace(message=_on_a_line(fault.message)) for fault in first]
+        if len(found) > MAX_FAULTS:
+            found[MAX_FAULTS:] = [Fault(found[0].file, 0, 0, "", _MORE)]
+        self.faults = tuple(found)
         super().__init__(self.faults)
 
     def __str__(self) -> str:
@@ -46,7 +56,10 @@ class ConfigError(ValueError):
 
 
 def validation_error(flaws: Iterable[Flaw]) -> ValidationError:
-    """The flaws in pydantic's own form; raised in a validator, their paths continue its path."""
+    """The flaws in pydantic's own form; raised in a validator, their paths continue its path.
+
+    Only the first of them, where they are more than can be shown: one more tells so.
+    """
     details = [
         InitErrorDetails(
             type=PydanticCustomError(
@@ -55,7 +68,7 @@ def validation_error(flaws: Iterable[Flaw]) -> ValidationError:
             loc=flaw.path,
             input=None,
         )
-        for flaw in flaws
+        for flaw in islice(flaws, MAX_FAULTS + 1)
     ]
     return ValidationError.from_exception_data("config", details)
 
@@ -67,7 +80,8 @@ def dotted(path: Path) -> str:
         if isinstance(part, int):
             parts.append(f"[{part}]")
         else:
-            parts.append("." + (part if re.fullmatch(r"[\w<-]+", part) else _shortened(repr(part))))
+            bare = re.fullmatch(r"[\w<-]+", part)
+            parts.append("." + (_shortened(part) if bare else quoted(part)))
     return "".join(parts).removeprefix(".")
 
 
@@ -85,13 +99,18 @@ def shown(value: Any) -> str:
         case bool():
             return str(value).lower()
         case str():
-            return f"the text {_shortened(repr(value))}"
+            return f"the text {quoted(value)}"
         case dict():
             return f"a mapping of {len(value)} keys" if len(value) != 1 else "a mapping of 1 key"
         case list() | tuple():
-            return f"[{_shortened(', '.join(map(plain, value)))}]"
+            return f"[{_shortened(', '.join(map(plain, value[:_LONGEST])))}]"
         case _:
             return _shortened(repr(value))
+
+
+def quoted(text: str) -> str:
+    """A text in quotes, short and on one line."""
+    return _shortened(repr(text))
 
 
 def plain(value: Any) -> str:
@@ -116,5 +135,12 @@ def unquote_hint(value: Any) -> str:
         return ""
 
 
-def _shortened(text: str, limit: int = 60) -> str:
+def _shortened(text: str, limit: int = _LONGEST) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def _on_a_line(message: str) -> str:
+    """The message without what a terminal would act on, and of a length that can be read."""
+    if not message.isprintable():
+        message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+    return _shortened(message, _LONGEST_MESSAGE)

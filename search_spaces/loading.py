@@ -3,27 +3,25 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import ValidationError
 
-from search_spaces.checks import sample_flaws
+from search_spaces.checks import planned_steps, sample_flaws
 from search_spaces.config import SweepConfig
 from search_spaces.defaults import DEFAULT_SPACES
-from search_spaces.documents import (
-    MAX_CHARACTERS,
-    Document,
-    Mark,
-    Place,
-    read_document,
-    write_document,
-)
+from search_spaces.documents import Document, Mark, Place, read_document, write_document
 from search_spaces.faults import ConfigError, Fault, Flaw, Path, dotted, shown
 from search_spaces.keys import DEFAULT
 from search_spaces.messages import flaws_of
 
+_MAX_BYTES = 2**18
+_MAX_VALUES = 15_000  # in the file; 1,000 points of six parameters are about 10,000
+_MAX_SPACE = 500  # of them in the space; every family in its default space is about 220
+_MAX_STEPS = 2_000_000  # of which a curve takes up to 100 bytes each while it is built
 _UNHASHED = {"name", "description", "expected", "tracking"}
 
 
@@ -67,11 +65,7 @@ def parse_config(
         document = _overridden(document, override, number)
     if folder is not None:
         _place_functions(document.value, folder)
-    try:
-        config = SweepConfig.model_validate(document.value)
-        flaws = sample_flaws(config, samples) if samples else []
-    except ValidationError as error:
-        config, flaws = None, flaws_of(error, SweepConfig)
+    config, flaws = _checked(document, samples)
     if config is None or flaws:
         raise ConfigError(sorted({_located(flaw, document.places, start) for flaw in flaws}))
     return config
@@ -101,6 +95,41 @@ def preset_path(name: str) -> FilePath | None:
 def presets() -> list[str]:
     """The names of the sweep files that come with the package."""
     return sorted(file.stem for file in FilePath(__file__).parent.glob("*.yaml"))
+
+
+def _checked(document: Document, samples: int) -> tuple[SweepConfig | None, list[Flaw]]:
+    """The config, where it can be made, and what is wrong with it; cheap rules come first."""
+    if samples and (flaws := _size_flaws(document.places)):
+        return None, flaws
+    try:
+        config = SweepConfig.model_validate(document.value)
+    except ValidationError as error:
+        return None, flaws_of(error, SweepConfig)
+    if not samples:
+        return config, []
+    return config, _length_flaws(config) or sample_flaws(config, samples)
+
+
+def _size_flaws(places: Iterable[Path]) -> list[Flaw]:
+    """Whether every point can be held against every option of the space in no time."""
+    sections = Counter(path[0] for path in places if path)
+    if sections.total() > _MAX_VALUES:
+        message = f"a file must hold at most {_MAX_VALUES} values, but has {sections.total()}"
+        return [Flaw((), f"{message}; enqueue fewer points")]
+    if sections["space"] > _MAX_SPACE:
+        message = f"space must hold at most {_MAX_SPACE} values, but has {sections['space']}"
+        return [Flaw(("space",), f"{message}; shorten its lists and choices", at_key=True)]
+    return []
+
+
+def _length_flaws(config: SweepConfig) -> list[Flaw]:
+    """Whether the curves of the space fit into memory."""
+    steps = config.training.num_epochs * planned_steps(config)
+    if steps <= _MAX_STEPS:
+        return []
+    message = f"the steps of a trial <= {_MAX_STEPS} must hold, but got {steps}"
+    path = ("training", "num_epochs")
+    return [Flaw(path, f"{message}; train for fewer epochs, or in larger batches")]
 
 
 def _place_functions(document: dict[str, Any], folder: FilePath) -> None:
@@ -133,7 +162,7 @@ def _read_text(file: FilePath) -> str:
         if file.exists() and not file.is_file():
             raise refused("a sweep must be a regular file, but this is not")
         with file.open("rb") as stream:
-            content = stream.read(MAX_CHARACTERS + 1)
+            content = stream.read(_MAX_BYTES + 1)
     except ConfigError:
         raise
     except FileNotFoundError:
@@ -141,8 +170,8 @@ def _read_text(file: FilePath) -> str:
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = getattr(error, "strerror", None) or error
         raise refused(f"the file must be readable, but: {reason}") from None
-    if len(content) > MAX_CHARACTERS:
-        raise refused(f"a file must hold at most {MAX_CHARACTERS} bytes, but this has more")
+    if len(content) > _MAX_BYTES:
+        raise refused(f"a file must hold at most {_MAX_BYTES} bytes, but this has more; shorten it")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -210,3 +239,16 @@ def _located(flaw: Flaw, places: dict[Path, Place], start: Mark) -> Fault:
     place = places.get(path, Place(start, start))
     mark = place.value if path == flaw.path and not flaw.at_key else place.key
     return Fault(*mark, dotted(flaw.path), flaw.message)
+
+
+def changed_keys(one: SweepConfig, other: SweepConfig) -> list[str]:
+    """The dotted keys whose values differ between two configs, in the order of the first."""
+    return list(_changed(one.model_dump(mode="json"), other.model_dump(mode="json"), ()))
+
+
+def _changed(one: Any, other: Any, path: tuple[str, ...]) -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in dict.fromkeys([*one, *other]):
+            yield from _changed(one.get(key), other.get(key), (*path, key))
+    elif one != other:
+        yield ".".join(path)

@@ -2,12 +2,23 @@
 
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from search_spaces.faults import Flaw, Path, hint, named, plain, shown, unquote_hint
+from search_spaces.faults import (
+    MAX_FAULTS,
+    Flaw,
+    Path,
+    hint,
+    named,
+    plain,
+    quoted,
+    shown,
+    unquote_hint,
+)
 
 _TYPES = {
     "int_type": "a whole number",
@@ -26,9 +37,9 @@ _BOUNDS = {
 
 
 def flaws_of(error: ValidationError, model: type[BaseModel]) -> list[Flaw]:
-    """Every fault in a pydantic error, in our own words."""
-    details = error.errors(include_url=False)
-    return [_flaw(entry, model) for entry in details if entry["type"] != _FOLLOWS]
+    """The faults in a pydantic error, in our own words; of very many the first, as they come."""
+    details = (e for e in error.errors(include_url=False) if e["type"] != _FOLLOWS)
+    return [_flaw(entry, model) for entry in islice(details, MAX_FAULTS + 1)]
 
 
 _FOLLOWS = "default_factory_not_called"  # only says that another field of the section is wrong
@@ -42,7 +53,8 @@ def _flaw(detail: ErrorDetails, model: type[BaseModel]) -> Flaw:
         return Flaw(path, context["message"], context["at_key"])
     if kind == "extra_forbidden":
         known = _section(model, path[:-1]).model_fields
-        return Flaw(path, f"unknown key {name!r}{hint(name, known)}", at_key=True)
+        key = str(path[-1])
+        return Flaw(path, f"unknown key {quoted(key)}{hint(key, known)}", at_key=True)
     if kind == "missing":
         field = _section(model, path[:-1]).model_fields[name]
         return Flaw(path, f"{name} must be given, but is missing: {field.description}")

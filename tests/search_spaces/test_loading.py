@@ -167,12 +167,12 @@ def test_texts_that_only_look_like_numbers_are_refused(word: str):
 
 def test_files_that_cannot_be_read(tmp_path: Path):
     large, latin = tmp_path / "large.yaml", tmp_path / "latin.yaml"
-    large.write_bytes(b"#" * (2**20 + 1))
+    large.write_bytes(b"#" * (2**18 + 1))
     latin.write_bytes(b"version: 1\nname: \xe9\n")
     rules = {
         tmp_path / "none.yaml": "none.yaml: the file must exist, but there is none of that name",
         tmp_path: ": a sweep must be a file, but this is a directory",
-        large: "large.yaml: a file must hold at most 1048576 bytes, but this has more",
+        large: "large.yaml: a file must hold at most 262144 bytes, but this has more; shorten it",
         latin: "latin.yaml:2:7: the text must be UTF-8, but it has the byte 0xe9",
         Path("/dev/null"): "/dev/null: a sweep must be a regular file, but this is not",
         Path("a\x00b"): "the file must be readable, but: ",
