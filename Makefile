@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint lock clean
+.PHONY: quickstart test faults lint lock clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: .venv/installed
@@ -11,6 +11,10 @@ quickstart: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)
+
+# The fault tests with all their counts; hours.
+faults: .venv/installed
+	SWEEP_FAULTS=full $(BIN)/python -m pytest tests/faults $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

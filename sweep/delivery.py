@@ -3,21 +3,28 @@
 import json
 import os
 import re
+import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from sweep.study import TrialRecord
+    from sweep.records import TrialRecord
 
 MLFLOW_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the shipper backs off by itself
+    # The shipper backs off by itself, and creating a run once more would make a second one.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # printing costs a request per ended run
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
+
+
+_RESTART_S = 5.0  # between two starts of a shipper that dies
 
 
 class TrialDelivery(NamedTuple):
@@ -62,6 +69,68 @@ class Status(NamedTuple):
     error: str | None = None
     updated_ms: int = 0
     trials: Mapping[int, TrialDelivery] = {}
+
+
+class Shipper:
+    """The process that writes to MLflow; it lives until its standard input ends, as ours does."""
+
+    def __init__(self, directory: Path, driver: int):
+        self._directory, self._driver = directory, driver
+        self._start()
+
+    def tend(self) -> None:
+        """Start it again if it died."""
+        if self._process.poll() is not None and time.monotonic() - self._started > _RESTART_S:
+            self._start()
+
+    def finish(self, late: Callable[[], bool]) -> bool:
+        """Let it deliver what is left, until it is `late`; whether it could."""
+        code = self._end(late)
+        if code < 0 and not late():  # it was killed
+            self._start()
+            code = self._end(late)
+        return code == 0
+
+    def leave(self, *, limit_s: float) -> None:
+        """End it, whatever it has done."""
+        deadline = time.monotonic() + limit_s
+        self._end(lambda: time.monotonic() >= deadline)
+
+    def _start(self) -> None:
+        self._started = time.monotonic()
+        log = self._directory / "tracking" / "shipper.log"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [*shipper_command(self._directory), "--driver", str(self._driver)],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def _end(self, late: Callable[[], bool]) -> int:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        while self._process.poll() is None and not late():
+            time.sleep(0.05)
+        return end_process(self._process)
+
+
+def end_process(process: subprocess.Popen[bytes]) -> int:
+    """End a process if it still runs, in a second; its exit code."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        return process.wait(1)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    return process.wait()
+
+
+def shipper_command(directory: Path) -> list[str]:
+    """The command line of a shipper."""
+    return [sys.executable, "-m", "sweep.tracking", str(directory)]
 
 
 def default_tracking_uri(sweeps_dir: Path) -> str:

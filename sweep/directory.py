@@ -1,8 +1,8 @@
 """A sweep's directory: made whole, opened, and refused where it is not as it was left."""
 
+import contextlib
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -10,25 +10,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from search_spaces import (
+    ConfigError,
     SweepConfig,
+    changed_keys,
     config_to_yaml,
     grid_points,
-    load_config,
+    parse_config,
     point_to_parameters,
 )
+from sweep.budget import BUDGET
 from sweep.delivery import without_password
 from sweep.errors import CommandError
-from sweep.files import drop_partial_line, locked, write_text
+from sweep.files import write_text
 from sweep.functions import keep_sources
-from sweep.study import STARTED, Ledger, SweepRecord, TrialRecord, now_ms
+from sweep.journal import SealedJournal
+from sweep.lease import Lease, current_holder
+from sweep.lines import DamagedError, Lines
+from sweep.naming import create_study, making_folder
+from sweep.proposals import is_proposed
+from sweep.records import SweepRecord, TrialRecord, now_ms
+from sweep.study import Ledger
 
-_FORMAT = 1
-_LOCK_GRACE_S = 10  # how old a lock must be that only a killed driver can have left
+_FORMAT = 2
 _NO_SAMPLER = optuna.samplers.RandomSampler(0)  # for a study that is only read
 
 
@@ -52,16 +60,18 @@ def create_ledger(
         "storage": storage,
         "tracking_uri": tracking_uri,
         "created_ms": now_ms(),
-        "config_sha256": _sha256(text),
     }
     with _made_whole(directory) as folder:
         write_text(folder / "config.yaml", text)
         keep_sources(config, folder)
         study = _create_study(folder, directory.name, storage, config)
+        study.set_user_attr("config", text)
         study.set_user_attr("steps_per_epoch", steps_per_epoch)
         study.set_user_attr("facts", dict(facts))
+        study.set_user_attr("known_points", len(known))
         for parameters in known:
             study.enqueue_trial(parameters)
+        header["sha256"] = _sha256(json.dumps(header))
         write_text(folder / "sweep.json", json.dumps(header, indent=2) + "\n")
     return open_ledger(directory, proposing=True)
 
@@ -69,7 +79,7 @@ def create_ledger(
 @contextmanager
 def _made_whole(directory: Path) -> Iterator[Path]:
     """A folder beside `directory` that takes its place once all is written, or is gone."""
-    folder = directory.with_name(f".{directory.name}.{os.getpid()}")
+    folder = making_folder(directory)
     try:
         folder.mkdir(parents=True)
         yield folder
@@ -80,29 +90,6 @@ def _made_whole(directory: Path) -> Iterator[Path]:
         raise CommandError(f"{directory} cannot be written: {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def driving(directory: Path) -> Iterator[None]:
-    """The right to write a sweep: one process at a time has it, until it ends or dies."""
-    try:
-        with locked(directory / "driver.lock", patience_s=0):
-            yield
-    except TimeoutError as error:
-        raise CommandError(
-            f"{directory.name} is being run by another process; follow it with: "
-            f"sweep status {directory.name}",
-            exit_code=4,
-        ) from error
-
-
-def is_driven(directory: Path) -> bool:
-    """Whether a process runs the sweep now."""
-    try:
-        with driving(directory):
-            return False
-    except CommandError:
-        return True
 
 
 def _known_points(config: SweepConfig) -> list[dict[str, Any]]:
@@ -126,16 +113,10 @@ def _create_study(
 ) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return optuna.create_study(
-            storage=_storage(folder, storage),
-            study_name=name,
-            direction=config.search.goal,
-        )
-    except optuna.exceptions.DuplicatedStudyError as error:
-        raise CommandError(
-            f"the storage holds a study {name} already; launch under another --name",
-            exit_code=4,
-        ) from error
+        place = _storage(folder, storage, None)
+        return create_study(name, place, config.search.goal, shared=storage is not None)
+    except CommandError:
+        raise
     except Exception as error:
         if storage is None:
             raise
@@ -146,52 +127,128 @@ def _create_study(
         ) from error
 
 
-def open_ledger(directory: Path, *, proposing: bool = False) -> Ledger:
-    """An existing sweep, to be read, or with `proposing` to be gone on with.
+def open_ledger(
+    directory: Path,
+    *,
+    proposing: bool = False,
+    lease: Lease | None = None,
+    takeover: bool = False,
+) -> Ledger:
+    """An existing sweep, to be read, or with `proposing` to be gone on with under a lease.
 
-    Raises CommandError for a directory that is not a sweep or whose config was changed.
+    Raises CommandError for a directory that is not a sweep, or not as the sweep left it.
     """
     header = read_header(directory)
-    frozen = directory / "config.yaml"
-    if not frozen.exists() or _sha256(frozen.read_text()) != header["config_sha256"]:
-        raise CommandError(
-            f"{frozen} is not what this sweep was launched with; "
-            "restore it, or launch the changed config under a new name"
-        )
-    config = load_config(frozen)
-    if proposing and header["storage"] is None:
-        with (directory / "study.journal").open("ab+") as journal:
-            drop_partial_line(journal)
+    journal = directory / "study.journal"
+    place = without_password(header["storage"] or str(journal))
     try:
         study = optuna.load_study(
-            storage=_storage(directory, header["storage"]),
+            storage=_storage(directory, header["storage"], lease),
             study_name=header["name"],
             sampler=_NO_SAMPLER,
         )
+    except DamagedError as error:
+        raise CommandError(f"{error}; restore it from a backup") from error
+    except KeyError as error:
+        raise CommandError(
+            f"{place} must hold the study of {directory}, but it does not; restore it from a backup"
+        ) from error
     except Exception as error:
-        place = without_password(header["storage"] or str(directory / "study.journal"))
         raise CommandError(
             f"the study of {directory} cannot be read from {place}: {error}"
         ) from error
-    if proposing:
-        # Each launch has a stream of its own, so that a resumed sweep does not repeat proposals.
-        started = len(study.get_trials(deepcopy=False, states=STARTED))
-        study.sampler = _sampler(config, (config.search.seed + started) % 2**32)
-    return Ledger(directory, config, header, study)
+    config = _with_budget(_config_of(directory, study, place), study)
+    _check_whole(directory, study, place)
+    if lease and header["storage"]:
+        lease.claim(study, takeover=takeover)
+    ledger = Ledger(directory, config, header, study, lease)
+    if proposing or lease:
+        ledger.sampler_for = lambda number: _sampler(config, number)
+    return ledger
+
+
+def latest_driver(directory: Path) -> int:
+    """The number of the last driver that wrote into the sweep's journal, 0 if there is none."""
+    lines = Lines(directory / "study.journal")
+    with contextlib.suppress(CommandError):  # damaged: said when the ledger is opened
+        lines.new()
+    return lines.driver
+
+
+def _config_of(directory: Path, study: optuna.Study, place: str) -> SweepConfig:
+    """The config as launched; `config.yaml` is a copy of it, made again if it is gone."""
+    text = study.user_attrs.get("config")
+    if text is None:
+        raise CommandError(
+            f"{place} must hold the config of {directory}, but it was cut before it; restore it "
+            "from a backup"
+        )
+    config = parse_config(text)
+    frozen = directory / "config.yaml"
+    if frozen.exists() and frozen.read_bytes() == text.encode():
+        return config
+    try:
+        changed = changed_keys(config, parse_config(frozen.read_text())) if frozen.exists() else []
+    except (ConfigError, ValueError):  # damaged
+        changed = []
+    if changed:
+        raise CommandError(
+            f"{frozen} must be as launched, but {', '.join(changed)} changed; delete the file to "
+            f"get it back, or launch the changed config under a new name. Only the budget may be "
+            f"raised: sweep resume {directory.name} --num-trials N --hours H"
+        )
+    write_text(frozen, text)
+    return config
+
+
+def _with_budget(config: SweepConfig, study: optuna.Study) -> SweepConfig:
+    """`config` with the budget that a resume has raised."""
+    search = config.search.model_copy(update=study.user_attrs.get(BUDGET, {}))
+    return config.model_copy(update={"search": search})
+
+
+def _check_whole(directory: Path, study: optuna.Study, place: str) -> None:
+    """Refuse a study that has lost its end: what it forgot would be tried a second time."""
+    attrs, trials = study.user_attrs, study.get_trials(deepcopy=False)
+    for key in ("steps_per_epoch", "facts", "known_points"):
+        if key not in attrs:
+            raise CommandError(f"{place} was cut before {key}; restore it from a backup")
+    if len(trials) < attrs["known_points"]:
+        raise CommandError(
+            f"{place} must hold {attrs['known_points']} points to try first, but it holds "
+            f"{len(trials)} trials: it was cut; restore it from a backup"
+        )
+    proposed = {trial.number for trial in trials if is_proposed(trial)}
+    folders = (path.name for path in (directory / "trials").glob("[0-9]*"))
+    forgotten = sorted(name for name in folders if name.isdecimal() and int(name) not in proposed)
+    if forgotten:
+        raise CommandError(
+            f"{place} must know trial {int(forgotten[0])}, whose folder is "
+            f"{directory / 'trials' / forgotten[0]}, but it was cut before it; restore it from a "
+            "backup, or move that folder away to give up what it holds"
+        )
 
 
 def read_header(directory: Path) -> dict[str, Any]:
     """What `sweep.json` says: where the study and the tracking server are."""
     path = directory / "sweep.json"
     if not path.exists():
-        raise CommandError(f"{directory} is not a sweep: it holds no sweep.json")
+        raise CommandError(
+            f"{directory} is not a sweep: it holds no sweep.json; if it was one, restore that file "
+            "from a backup"
+        )
     try:
         header = json.loads(path.read_text())
         found = header["format"]
     except (ValueError, LookupError, TypeError) as error:
-        raise CommandError(f"{path} is damaged: {error}") from error
+        raise CommandError(f"{path} is damaged: {error}; restore it from a backup") from error
     if found != _FORMAT:
-        raise CommandError(f"{path} must have format {_FORMAT}, but it has {found}")
+        raise CommandError(
+            f"{path} must have format {_FORMAT}, but it has {found}; it is of another release, or "
+            "is damaged: restore it from a backup"
+        )
+    if header.pop("sha256", None) != _sha256(json.dumps(header)):
+        raise CommandError(f"{path} must be as written, but it is not; restore it from a backup")
     return header
 
 
@@ -199,21 +256,18 @@ def read_sweep(directory: Path) -> tuple[SweepRecord, list[TrialRecord]]:
     """A sweep and its trials as they stand now."""
     ledger = open_ledger(directory)
     sweep = ledger.sweep()
-    if sweep.state == "running" and not is_driven(directory):
+    if sweep.state == "running" and not current_holder(directory):
         sweep = sweep._replace(state="interrupted")  # its driver died
     return sweep, ledger.trials()
 
 
-def _storage(directory: Path, url: str | None) -> Any:
-    if url is None:
-        # Absolute: the journal's lock is a link to it, which must lead there from anywhere.
-        path = str(directory.resolve() / "study.journal")
-        lock = JournalFileSymlinkLock(path, grace_period=_LOCK_GRACE_S)
-        return JournalStorage(JournalFileBackend(path, lock))
-    return url
+def _storage(directory: Path, url: str | None, lease: Lease | None) -> Any:
+    return url or JournalStorage(SealedJournal(directory / "study.journal", lease))
 
 
-def _sampler(config: SweepConfig, seed: int) -> optuna.samplers.BaseSampler:
+def _sampler(config: SweepConfig, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler for one trial, so that a proposal is a function of the ledger alone."""
+    seed = int(np.random.SeedSequence([config.search.seed, number]).generate_state(1)[0])
     if config.search.algorithm == "tpe":
         with warnings.catch_warnings():
             # Modelling a family's parameters together, family by family, is marked experimental.

@@ -9,7 +9,7 @@ import numpy as np
 
 from search_spaces import SweepConfig, load_config
 from sweep.errors import CommandError
-from sweep.files import read_reports
+from sweep.metrics import read_reports
 
 _LOOKED_AT = 20  # the newest so many sweeps
 _ENOUGH = 5  # of the same training
@@ -72,8 +72,12 @@ def _training(config: SweepConfig) -> tuple[object, dict[str, object]]:
     return config.data, config.training.model_dump(exclude={"num_epochs", "seed"})
 
 
-def _past(directory: Path, config: SweepConfig) -> _Past:
-    trials = [list(read_reports(path)) for path in directory.glob("trials/*/metrics.jsonl")]
+def _past(directory: Path, config: SweepConfig) -> _Past | None:
+    """What a sweep took; None for one whose files are damaged."""
+    files = [read_reports(path) for path in directory.glob("trials/*/metrics.jsonl")]
+    if any(damage for _, damage in files):
+        return None
+    trials = [reports for reports, _ in files]
     seconds = [report["seconds"] for reports in trials for report in reports]
     share = None
     if trials and config.pruning.algorithm != "none":

@@ -1,54 +1,36 @@
-"""Files that are whole after a crash at any instant: texts replaced, lines appended."""
+"""Files that are whole after a crash at any instant, and locks that end with their process."""
 
 import contextlib
 import fcntl
-import json
+import glob
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from sweep.errors import CommandError
+from trainers.crashes import reach
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file so that it is whole after a crash at any instant."""
-    temporary = path.with_name(path.name + ".part")
+    _remove_leftovers(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     with temporary.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # ends with this process: so others know a leftover
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+        reach(f"replace {path.name}")
+        temporary.replace(path)
+    reach(f"replaced {path.name}")
 
 
-def read_reports(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a metric file; a last line that was cut off is not one."""
-    if not path.exists():
-        return
-    *lines, _ = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            raise CommandError(f"{path}:{number} is damaged: {error}") from error
-
-
-def append_line(path: Path, line: str) -> None:
-    with path.open("ab+") as file:
-        drop_partial_line(file)
-        file.write(line.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def drop_partial_line(file: Any) -> None:
-    if file.seek(0, os.SEEK_END) == 0:
-        return
-    file.seek(-1, os.SEEK_END)
-    if file.read(1) != b"\n":
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporaries of writers that died."""
+    for leftover in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(OSError), leftover.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
 
 
 @contextlib.contextmanager

@@ -1,14 +1,8 @@
 """From a config to a finished sweep: Ray, the ledger, the shipper, and a Tune run over them."""
 
-import logging
-import os
+import contextlib
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,30 +11,25 @@ import ray
 from ray import tune
 
 from search_spaces import SweepConfig, planned_steps
-from sweep.delivery import default_tracking_uri
-from sweep.directory import create_ledger, driving, open_ledger
+from sweep.budget import is_spent, raise_budget
+from sweep.cluster import connected
+from sweep.delivery import Shipper, default_tracking_uri
+from sweep.directory import create_ledger, latest_driver, open_ledger
 from sweep.errors import CommandError
 from sweep.facts import sweep_facts
-from sweep.files import write_text
 from sweep.functions import check_sources, pickled_functions
+from sweep.halt import Halt, Interrupted, Leave, told
+from sweep.lease import driving
+from sweep.naming import launching
+from sweep.records import ENDED, SweepRecord, TrialRecord
 from sweep.resources import find_slots
-from sweep.results import best_config_yaml, best_trial
+from sweep.results import best_trial, write_best
 from sweep.search import LedgerScheduler, LedgerSearcher, Referee
-from sweep.slots import Slots, this_machine
-from sweep.study import Ledger, SweepRecord, TrialRecord
-from sweep.trial import Shared, TrialActor
+from sweep.slots import Slots
+from sweep.study import Ledger
+from sweep.trial import FULL, Shared, TrialActor
 from trainers.data import Dataset, load_dataset
 
-# Read by Ray when it starts. A process without a GPU share must see no GPU; Tune's own loggers and
-# working directories are not used.
-_RAY_ENVIRONMENT = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-}
 _WORKER_LOSSES = 3  # how often a trial whose worker died is taken up again
 
 
@@ -57,7 +46,7 @@ class Outcome(NamedTuple):
         """0: finished; 1: no winner; 3: MLflow does not hold all of it; 128 + n: signal n."""
         if self.signal:
             return 128 + self.signal
-        if self.sweep.state == "failed":
+        if self.sweep.state in ("failed", "cancelled"):
             return 1
         return 0 if self.delivered else 3
 
@@ -75,38 +64,72 @@ def launch(
     show: Show = lambda ledger: None,
 ) -> Outcome:
     """Run a new sweep in `directory`, which must not exist yet; `show` is called while it runs."""
-    dataset = load_data(config, manual_dir)
-    pickled_functions(config)  # or it is refused before anything is made
-    with connected(address):
-        slots = find_slots(config)
-        ledger = create_ledger(
-            directory,
-            config,
-            storage=storage,
-            tracking_uri=default_tracking_uri(directory.parent),
-            steps_per_epoch=planned_steps(config),
-            facts=sweep_facts(config, dataset),
-        )
-        with driving(directory):
-            return _run(ledger, show, lambda over: _tune(ledger, dataset, slots, show, over))
+    with _interruptible(directory) as halt, contextlib.ExitStack() as name:
+        name.enter_context(launching(directory))
+        dataset = load_data(config, manual_dir)
+        pickled_functions(config)  # or it is refused before anything is made
+        with connected(address):
+            slots = find_slots(config)
+            create_ledger(
+                directory,
+                config,
+                storage=storage,
+                tracking_uri=default_tracking_uri(directory.parent),
+                steps_per_epoch=planned_steps(config),
+                facts=sweep_facts(config, dataset),
+            )
+            with driven(directory) as ledger:
+                name.close()  # its driver's lease takes over
+                return _run(ledger, halt, show, lambda tend: _tune(ledger, dataset, slots, tend))
 
 
 def resume(
-    directory: Path, *, address: str | None = None, manual_dir: Path | None = None, show: Show
+    directory: Path,
+    *,
+    budget: Mapping[str, float],
+    takeover: bool = False,
+    address: str | None = None,
+    manual_dir: Path | None = None,
+    show: Show,
 ) -> Outcome:
     """Go on with a sweep whose driver was interrupted; its unfinished trials come first.
 
-    Of a sweep that has ended only what the tracking server lacks is delivered.
+    `budget` raises num_trials or hours. Of a sweep that has ended, and has nothing more to spend,
+    only what the tracking server lacks is delivered.
     """
-    with driving(directory):
-        ledger = open_ledger(directory, proposing=True)
-        if ledger.sweep().state in ("finished", "failed"):
-            return _run(ledger, show, lambda over: None)
+    with _interruptible(directory) as halt, driven(directory, takeover=takeover) as ledger:
+        raise_budget(ledger, budget)
+        if ledger.sweep().state in ENDED and not budget:
+            return _run(ledger, halt, show, None)
         check_sources(ledger.config, directory)
         dataset = _same_data(ledger, manual_dir)
         with connected(address):
             slots = find_slots(ledger.config)
-            return _run(ledger, show, lambda over: _tune(ledger, dataset, slots, show, over))
+            return _run(ledger, halt, show, lambda tend: _tune(ledger, dataset, slots, tend))
+
+
+@contextmanager
+def driven(directory: Path, *, takeover: bool = False) -> Iterator[Ledger]:
+    """The sweep's ledger, to be written by this process alone."""
+    with driving(directory, takeover=takeover, above=latest_driver(directory)) as lease:
+        yield open_ledger(directory, lease=lease, takeover=takeover)
+
+
+@contextmanager
+def _interruptible(directory: Path) -> Iterator[Halt]:
+    """What may end the sweep; a signal that does not wait ends it here, with its exit code."""
+    halt = Halt(directory)
+    with halt.listening():
+        try:
+            yield halt
+        except Interrupted as stopped:
+            begun = (directory / "sweep.json").exists()
+            way = f"go on with: sweep resume {directory.name}" if begun else "nothing was begun"
+            raise CommandError(f"stopped at once; {way}", stopped.exit_code) from None
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise CommandError(told(error, directory)) from error
 
 
 def _same_data(ledger: Ledger, manual_dir: Path | None) -> Dataset:
@@ -130,62 +153,64 @@ def load_data(config: SweepConfig, manual_dir: Path | None) -> Dataset:
     )
 
 
-@contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """A connection to the cluster at `address` or RAY_ADDRESS, or to a new one of this machine."""
-    os.environ.update(_RAY_ENVIRONMENT)
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    try:
-        _knock(address)
-        ray.init(
-            address=address,
-            include_dashboard=False if address == "local" else None,
-            num_cpus=int(this_machine()["CPU"]) if address == "local" else None,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CommandError(
-            f"no Ray cluster answers at {address}: {error}\n"
-            "Start one with `ray start --head`, or leave --address out to use this machine.",
-            exit_code=5,
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+class Tend(tune.Callback):
+    """What is done after each of the controller's steps, which come at least every 0.1 s."""
 
+    def __init__(self, ledger: Ledger, halt: Halt, show: Show, shipper: Shipper):
+        self._ledger, self.halt, self._show, self._shipper = ledger, halt, show, shipper
 
-def _knock(address: str) -> None:
-    """Refuse a `host:port` where nobody listens; Ray would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdecimal() and "/" not in host:
-        socket.create_connection((host, int(port)), timeout=10).close()
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Draw, see to the shipper, and look whether someone wants the sweep to end.
 
-
-def _run(ledger: Ledger, show: Show, search: Callable[[Callable[[], int]], None]) -> Outcome:
-    """`search` until the budget is used up or someone interrupts; deliver what came out."""
-    started = time.monotonic()
-    ledger.set_state("running")
-    shipper = _start_shipper(ledger.directory)
-    state = "interrupted"
-    with _interruptible() as interrupted:
+        A display that breaks, as when its reader goes away, stops no sweep.
+        """
         try:
-            search(interrupted)
-            if not interrupted():
-                best = best_trial(ledger.config, ledger.trials())
-                state = "finished" if best else "failed"
-        finally:
-            ledger.add_seconds(time.monotonic() - started)
-            ledger.set_state(state)
-            write_best(ledger)
-            delivered = _finish_shipper(shipper)
-    return Outcome(ledger.sweep(), ledger.trials(), delivered, interrupted())
+            self._show(self._ledger)
+        except Exception:
+            self._show = lambda ledger: None
+        with self.halt.guarding():
+            self._shipper.tend()
+            self._ledger.check()
+            self.halt.poll()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
-def _tune(
-    ledger: Ledger, dataset: Dataset, slots: Slots, show: Show, interrupted: Callable[[], int]
-) -> None:
+def _run(ledger: Ledger, halt: Halt, show: Show, search: Callable[[Tend], None] | None) -> Outcome:
+    """`search` until the budget is used up or someone interrupts; deliver what came out."""
+    with halt.patient(ledger.driver):
+        shipper = Shipper(ledger.directory, ledger.driver)
+        try:
+            if search:
+                ledger.set_state("running")
+                search(Tend(ledger, halt, show, shipper))
+                ledger.set_state(_state_after(ledger, halt))
+            write_best(ledger.sweep(), ledger.trials())
+            delivered = shipper.finish(halt.deadline())
+        except BaseException as error:
+            shipper.leave(limit_s=5 if isinstance(error, CommandError) else 0)
+            with contextlib.suppress(CommandError, OSError):  # taken over; a full disk
+                if ledger.sweep().state == "running":
+                    ledger.set_state("interrupted")
+            raise
+    return Outcome(ledger.sweep(), ledger.trials(), delivered, halt.signal)
+
+
+def _state_after(ledger: Ledger, halt: Halt) -> str:
+    """The state of a sweep whose search has ended; cancelled trials are ended here."""
+    if halt.command == "cancel":
+        ledger.cancel()
+        return "cancelled"
+    spent = is_spent(ledger, 0)
+    if halt.signal and (ledger.interrupted() or not (spent or halt.command)):
+        return "interrupted"
+    if halt.command and not spent:
+        return {"pause": "paused", "stop": "stopped"}[halt.command]
+    return "finished" if best_trial(ledger.config, ledger.trials()) else "failed"
+
+
+def _tune(ledger: Ledger, dataset: Dataset, slots: Slots, tend: Tend) -> None:
     """A Tune run over what remains; it is the executor only, and nothing of it is kept."""
     total = ledger.config.search.num_trials
     remaining = -1 if total is None else total - ledger.asked() + len(ledger.interrupted())
@@ -204,8 +229,8 @@ def _tune(
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([resources])),
         tune_config=tune.TuneConfig(
-            search_alg=LedgerSearcher(ledger, referee, interrupted),
-            scheduler=LedgerScheduler(ledger, referee, interrupted),
+            search_alg=LedgerSearcher(ledger, referee, tend.halt),
+            scheduler=LedgerScheduler(ledger, referee, tend.halt),
             num_samples=remaining,
             max_concurrent_trials=slots.concurrent,
             reuse_actors=True,
@@ -215,7 +240,7 @@ def _tune(
         run_config=tune.RunConfig(
             name="run",
             storage_path=str(scratch),
-            callbacks=[ShowProgress(lambda: show(ledger))],
+            callbacks=[tend],
             failure_config=tune.FailureConfig(max_failures=_WORKER_LOSSES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
@@ -223,78 +248,15 @@ def _tune(
     )
     try:
         tuner.fit()
+    except Leave:
+        if tend.halt.trouble:
+            raise tend.halt.trouble from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    ray.shutdown()  # so that no worker writes any more when trials are ended
     if referee.given_up and (total is None or ledger.asked() < total):
         raise CommandError(
             f"{len(referee.failures)} trials in a row failed, so no more are started; the last:\n"
             f"{referee.failures[-1].strip()}\n"
             f"Once that is mended, go on with: sweep resume {ledger.directory.name}"
         )
-
-
-class ShowProgress(tune.Callback):
-    """Calls `show` after each of the controller's steps, which come at least every 0.1 s."""
-
-    def __init__(self, show: Callable[[], None]):
-        self._show = show
-
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Draw; a display that breaks, as when its reader goes away, stops no sweep."""
-        try:
-            self._show()
-        except Exception:
-            self._show = lambda: None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], int]]:
-    """The signal, Ctrl-C or SIGTERM, that asked the sweep to stop after the running epochs, or 0.
-
-    A second signal does not wait for them.
-    """
-    caught: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        caught.append(number)
-        if len(caught) > 1:
-            raise KeyboardInterrupt
-        print("stopping after the running epochs; once more to stop at once", file=sys.stderr)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: caught[0] if caught else 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def write_best(ledger: Ledger) -> None:
-    """Write `best.yaml` into the sweep's directory, once there is a best trial."""
-    best = best_trial(ledger.config, ledger.trials())
-    if best:
-        write_text(ledger.directory / "best.yaml", best_config_yaml(ledger.sweep(), best))
-
-
-def _start_shipper(directory: Path) -> subprocess.Popen[bytes]:
-    """The process that writes to MLflow; it lives until its standard input ends, as ours does."""
-    log = directory / "tracking" / "shipper.log"
-    log.parent.mkdir(exist_ok=True)
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "sweep.tracking", str(directory)],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-
-
-def _finish_shipper(shipper: subprocess.Popen[bytes]) -> bool:
-    """Let the shipper deliver what is left; whether it could."""
-    assert shipper.stdin is not None
-    shipper.stdin.close()
-    return shipper.wait() == 0

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.delivery import read_status, without_password
+from sweep.records import ENDED, SweepRecord, TrialRecord, now_ms
 from sweep.results import best_trial, leaderboard, shown_state
-from sweep.study import Ledger, SweepRecord, TrialRecord, now_ms
+from sweep.study import Ledger
 
 if TYPE_CHECKING:
     from sweep.launch import Outcome
@@ -25,6 +26,7 @@ _STYLES = {
     "pruned": "yellow",
     "diverged": "red",
     "failed": "bold red",
+    "cancelled": "bright_black",
     "running": "cyan",
     "interrupted": "magenta",
 }
@@ -152,7 +154,7 @@ def conclusion(outcome: "Outcome") -> Iterator[str]:
     best, name = best_trial(sweep.config, outcome.trials), sweep.name
     if best:
         metric = sweep.config.search.metric
-        word = "so far  " if sweep.state == "interrupted" else "winner  "
+        word = "winner  " if sweep.state in ENDED else "so far  "
         yield f"{word} trial {best.number}: {best.parameters['schedule']}, {metric} {best.value}"
         yield f"         {shown_parameters(best.parameters)}"
     elif sweep.state == "failed":
@@ -161,9 +163,12 @@ def conclusion(outcome: "Outcome") -> Iterator[str]:
     yield f"MLflow   {without_password(sweep.tracking_uri)}"
     if not outcome.delivered:
         yield f"         not all of it is delivered; see: sweep status {name}"
-        yield f"deliver  sweep resume {name}"
-    if sweep.state == "interrupted":
+        yield f"deliver  sweep sync {name}"
+    if sweep.state not in ENDED:
         yield f"go on    sweep resume {name}"
+    if sweep.state in ("stopped", "cancelled"):
+        yield f"over     it was {sweep.state}; to go on, give it a budget:"
+        yield f"         sweep resume {name} --num-trials N, or --hours H"
     yield f"look     sweep ui {name}"
     if best:
         yield f"keep     sweep export {name} -o best.yaml"

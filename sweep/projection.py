@@ -14,8 +14,8 @@ import numpy as np
 
 from search_spaces import SweepConfig
 from sweep.curves import thin_curve
+from sweep.records import SweepRecord, TrialRecord
 from sweep.results import best_trial, leaderboard, shown_state, trial_name
-from sweep.study import SweepRecord, TrialRecord
 from trainers.schedules import learning_rate_curve, momentum_curve, plateau_rule
 
 EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
@@ -26,8 +26,11 @@ RUN_STATUS = {
     "complete": "FINISHED",
     "pruned": "FINISHED",
     "diverged": "FINISHED",
-    "finished": "FINISHED",
+    "cancelled": "KILLED",
     "failed": "FAILED",
+    "finished": "FINISHED",
+    "stopped": "FINISHED",
+    "paused": "KILLED",
 }
 MAX_PARAMETER_LENGTH = 6000  # MLflow cuts longer ones without a word
 LEADERBOARD_COLUMNS = ("rank", "trial", "run name", "state", "family", "parameters")
@@ -85,8 +88,8 @@ def curve_points(
 ) -> Iterator[Point]:
     """Points of learning rate and momentum against the optimizer step, of verified epochs.
 
-    Only of epochs > `after_epoch`. The last step that an ended trial was trained for is always
-    among them.
+    Only of epochs > `after_epoch`. The last step that an ended trial was trained for is among them
+    even where the curve is thinned.
     """
     if curve.values is None or curve.verified_epochs == 0:
         return
@@ -96,7 +99,7 @@ def curve_points(
             continue
         steps = thin_curve(values)
         shown = steps[(steps >= after_epoch * sweep.steps_per_epoch) & (steps <= last)].tolist()
-        if trial.state != "running" and last not in shown[-1:]:
+        if trial.state != "running" and last not in steps:
             shown.append(last)
         for step in shown:
             time = trial.reports[step // sweep.steps_per_epoch]["timestamp_ms"]
@@ -190,7 +193,7 @@ def note(sweep: SweepRecord, trials: list[TrialRecord]) -> str:
         rows = [f"| {key} | `{value}` |" for key, value in parameters(best.parameters).items()]
         lines.append("\n".join(["| parameter | value |", "|---|---|", *rows])[:4000])
     commands = [f"sweep export {sweep.name} -o best.yaml"] if best is not None else []
-    if sweep.state == "interrupted":
+    if sweep.state in ("interrupted", "paused"):
         commands.append(f"sweep resume {sweep.name}")
     lines += ["```\n" + "\n".join(commands) + "\n```"] if commands else []
     return "\n\n".join(line for line in lines if line)

@@ -8,7 +8,8 @@ from typing import Any
 from search_spaces import SweepConfig, concrete_config, config_to_yaml
 from sweep.delivery import without_password
 from sweep.errors import CommandError
-from sweep.study import SweepRecord, TrialRecord
+from sweep.files import write_text
+from sweep.records import SweepRecord, TrialRecord
 
 
 def best_trial(config: SweepConfig, trials: Sequence[TrialRecord]) -> TrialRecord | None:
@@ -107,6 +108,13 @@ def best_config_yaml(sweep: SweepRecord, trial: TrialRecord) -> str:
         f"# Trial {trial.number} of the sweep {sweep.name}: {metric} = {trial.value}.\n"
         f"# Train it again with: sweep train best.yaml\n{config_to_yaml(best_config(sweep, trial))}"
     )
+
+
+def write_best(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> None:
+    """Write `best.yaml` into the sweep's directory, once there is a best trial."""
+    best = best_trial(sweep.config, trials)
+    if best:
+        write_text(sweep.directory / "best.yaml", best_config_yaml(sweep, best))
 
 
 def _short(number: float) -> str:

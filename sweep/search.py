@@ -6,16 +6,18 @@ one place, where it is recorded before anything is made of it.
 
 import contextlib
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from sweep.files import read_reports
+from sweep.budget import is_spent
+from sweep.errors import CommandError
+from sweep.halt import Halt, told
 from sweep.pruning import Standing, reason_to_stop
-from sweep.study import InvalidTrialError, Ledger, TrialRecord
+from sweep.records import TrialRecord
+from sweep.study import InvalidTrialError, Ledger
 
 _FAILURES_IN_A_ROW = 3
 
@@ -76,56 +78,52 @@ class Referee:
 class LedgerSearcher(Searcher):
     """Hands out interrupted trials first, then new ones, until a budget is used up."""
 
-    def __init__(self, ledger: Ledger, referee: Referee, interrupted: Callable[[], int]):
+    def __init__(self, ledger: Ledger, referee: Referee, halt: Halt):
         super().__init__()
-        self._ledger, self._referee, self._is_over = ledger, referee, interrupted
+        self._ledger, self._referee, self._halt = ledger, referee, halt
         self._unfinished = ledger.interrupted()
         self._numbers: dict[str, int] = {}  # of Tune's trials
         self._started = time.monotonic()
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's config, or FINISHED."""
-        while not self._is_over() and (self._unfinished or not self._used_up()):
-            try:
-                job = self._reopened() if self._unfinished else self._new()
-            except InvalidTrialError as error:  # the ledger holds it as failed, with the reason
-                self._referee.failures = [*self._referee.failures, str(error)]
-                continue
-            if job is not None:
-                self._numbers[trial_id] = job["number"]
-                return job
+        with self._halt.guarding():
+            while not self._halt.asked and (self._unfinished or not self._used_up()):
+                try:
+                    job = self._reopened() if self._unfinished else self._new()
+                except InvalidTrialError as error:  # the ledger holds it as failed
+                    self._referee.failures = [*self._referee.failures, str(error)]
+                    continue
+                if job is not None:
+                    self._numbers[trial_id] = job["number"]
+                    return job
         return Searcher.FINISHED
 
     def _reopened(self) -> dict[str, Any] | None:
         number = self._unfinished.pop(0)
         recorded = self._ledger.reopen(number)
         space = self._ledger.space(number)
-        if recorded:
-            *_, last = read_reports(self._ledger.metrics_path(number))
-            if self._referee.judge(number, space, last):
-                return None  # its end was what had been cut off
-        return {"number": number, "space": space, "skip_epochs": recorded}
+        if self._ledger.ended_again(number):
+            return None  # its end was what had been cut off
+        if recorded and self._referee.judge(number, space, recorded[-1]):
+            return None  # so it was here, a moment before
+        return {"number": number, "space": space, "skip_epochs": len(recorded)}
 
     def _new(self) -> dict[str, Any]:
         number = self._ledger.ask()
         return {"number": number, "space": self._ledger.space(number), "skip_epochs": 0}
 
     def _used_up(self) -> bool:
-        search = self._ledger.config.search
-        hours = (self._ledger.seconds_used() + time.monotonic() - self._started) / 3600
-        return (
-            (search.num_trials is not None and self._ledger.asked() >= search.num_trials)
-            or (search.hours is not None and hours >= search.hours)
-            or self._ledger.target_reached()
-            or self._referee.given_up
-        )
+        running = time.monotonic() - self._started
+        return is_spent(self._ledger, running) or self._referee.given_up
 
     def on_trial_complete(
         self, trial_id: str, result: dict | None = None, error: bool = False
     ) -> None:
         """Close a trial whose workers were lost; any other end the scheduler has recorded."""
         if error:
-            self._referee.fail(self._numbers[trial_id], "its workers died, again and again")
+            with self._halt.guarding():
+                self._referee.fail(self._numbers[trial_id], "its workers died, again and again")
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is the state, and no Tune run is ever restored."""
@@ -137,24 +135,29 @@ class LedgerSearcher(Searcher):
 class LedgerScheduler(FIFOScheduler):
     """Records every report and decides whether its trial goes on."""
 
-    def __init__(self, ledger: Ledger, referee: Referee, interrupted: Callable[[], int]):
+    def __init__(self, ledger: Ledger, referee: Referee, halt: Halt):
         super().__init__()
-        self._ledger, self._referee, self._is_over = ledger, referee, interrupted
+        self._ledger, self._referee, self._halt = ledger, referee, halt
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Record the epochs of one step; STOP if it failed, diverged, is complete or falls behind.
 
         An interrupted sweep stops its trials too, but leaves them open in the ledger.
         """
-        number, space = trial.config["number"], trial.config["space"]
+        with self._halt.guarding():
+            ended = self._take(trial.config["number"], trial.config["space"], result)
+        return TrialScheduler.STOP if ended or self._halt.leaving else TrialScheduler.CONTINUE
+
+    def _take(self, number: int, space: dict[str, Any], result: dict[str, Any]) -> bool:
         for report in result["reports"]:
             recorded = self._ledger.record(number, report)
             if recorded and self._referee.judge(number, space, report):
-                return TrialScheduler.STOP
+                return True
+        if trouble := result["trouble"]:  # not the trial's fault: it stays open
+            raise CommandError(told(OSError(*trouble), self._ledger.directory))
         if failure := result["failure"]:
             self._referee.fail(number, failure)
-            return TrialScheduler.STOP
-        return TrialScheduler.STOP if self._is_over() else TrialScheduler.CONTINUE
+        return bool(result["failure"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

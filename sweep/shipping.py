@@ -15,7 +15,8 @@ from sweep import delivery
 from sweep.delivery import Destination, Status
 from sweep.directory import open_ledger
 from sweep.files import locked
-from sweep.study import SweepRecord, TrialRecord
+from sweep.lease import latest_number
+from sweep.records import SweepRecord, TrialRecord
 
 Connect = Callable[[SweepRecord], Destination]
 Deliver = Callable[[Destination, SweepRecord, list[TrialRecord]], Iterator[Destination]]
@@ -31,6 +32,7 @@ def main(connect: Connect, deliver: Deliver, arguments: Sequence[str] | None = N
     parser = argparse.ArgumentParser(prog="python -m sweep.tracking", description="MLflow shipper")
     parser.add_argument("directory", type=Path, help="the directory of one sweep")
     parser.add_argument("--once", action="store_true", help="deliver once, reading no input")
+    parser.add_argument("--driver", type=int, help="end when a driver after this one starts")
     options = parser.parse_args(arguments)
     if not options.directory.is_dir():
         parser.error(f"DIRECTORY must be a sweep's directory, but got {options.directory}")
@@ -42,12 +44,17 @@ def main(connect: Connect, deliver: Deliver, arguments: Sequence[str] | None = N
     lock = delivery.status_path(options.directory).with_name("lock")
     try:
         with locked(lock, patience_s=2 * PATIENCE_S):
-            ways = partial(passes, connect, deliver, options.directory, stop.is_set)
-            status = ship(ways, options.directory, stop.is_set, once=options.once)
+            stopped = partial(_stopped, stop, options.directory, options.driver)
+            ways = partial(passes, connect, deliver, options.directory, stopped)
+            status = ship(ways, options.directory, stopped, once=options.once)
     except TimeoutError as error:
         print(error, file=sys.stderr)
         return EXIT_UNDELIVERED
     return EXIT_UNDELIVERED if status.error or status.undelivered_trials else 0
+
+
+def _stopped(stop: threading.Event, directory: Path, driver: int | None) -> bool:
+    return stop.is_set() or (driver is not None and latest_number(directory) > driver)
 
 
 def ship(
@@ -72,10 +79,12 @@ def follow(
     """Delivers until standard input ends: its writer, the driver, has finished or died."""
     wait, backoff = 0.0, FIRST_BACKOFF_S
     while not input_ends(wait, stopped):
-        started = time.monotonic()
+        started, before = time.monotonic(), status.trials
         status = publish(directory, next(statuses), status)
+        if status.error is None or status.trials != before:
+            backoff = FIRST_BACKOFF_S
         if status.error is None:
-            wait, backoff = max(PAUSE_S, time.monotonic() - started), FIRST_BACKOFF_S
+            wait = max(PAUSE_S, time.monotonic() - started)
         else:
             wait, backoff = backoff, min(2 * backoff, LAST_BACKOFF_S)
     return status
@@ -84,10 +93,13 @@ def follow(
 def finish(
     statuses: Iterator[Status], directory: Path, status: Status, stopped: Callable[[], bool]
 ) -> Status:
-    """The last delivery; no new attempt once there was trouble for PATIENCE_S."""
+    """The last delivery; no new attempt once nothing has come through for PATIENCE_S."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
+        before = status.trials
         status = publish(directory, next(statuses), status)
+        if status.trials != before:
+            deadline = time.monotonic() + PATIENCE_S
         if status.error is None or stopped() or time.monotonic() >= deadline:
             return status
         time.sleep(FIRST_BACKOFF_S)

@@ -4,33 +4,34 @@ Everything else (MLflow, the leaderboard, `best.yaml`) is derived from here and 
 the driver writes; any other process may read at any time. A sweep's directory holds
 
     sweep.json               format, name, where the study and the tracking server are
-    config.yaml              the frozen config
+    config.yaml              the config, to be read; the study holds it
     study.journal            the study, unless `sweep.json` names another storage
+    drivers/0001.json        who has run it, and who does
     trials/0007/             metrics.jsonl: one line per epoch; checkpoint: the training state
 """
 
 import hashlib
-import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import (
-    Choice,
-    Distribution,
-    IntUniform,
     SweepConfig,
-    Uniform,
     flat_parameters,
     sample_space,
 )
-from sweep.files import append_line, read_reports
+from sweep.files import write_text
+from sweep.lease import Lease
+from sweep.lines import append_lines
+from sweep.metrics import checkpoint_path, finite, put_aside, read_reports, value_of
+from sweep.proposals import is_proposed, suggest, traceback_of
+from sweep.records import SweepRecord, TrialRecord, now_ms
+from trainers.crashes import reach
 from trainers.schedules import learning_rate_curve, momentum_curve
 
 STARTED = tuple(state for state in TrialState if state != TrialState.WAITING)
@@ -40,40 +41,21 @@ class InvalidTrialError(ValueError):
     """Parameters that give no valid schedule; the ledger holds the trial as failed."""
 
 
-class TrialRecord(NamedTuple):
-    """One trial as the ledger knows it."""
-
-    number: int
-    state: str  # running | complete | pruned | diverged | failed
-    space: dict[str, Any]  # a concrete point of the search space
-    parameters: dict[str, Any]  # the same, flat, only the active family's
-    reports: tuple[dict[str, Any], ...]  # one per finished epoch; a number not finite is None
-    value: float | None  # the sweep's metric at the last epoch, if finite
-    curve_sha256: str
-    started_ms: int
-    ended_ms: int | None
-    message: str  # why it ended
-
-
-class SweepRecord(NamedTuple):
-    """One sweep as the ledger knows it."""
-
-    name: str
-    directory: Path
-    config: SweepConfig
-    state: str  # running | finished | failed | interrupted
-    steps_per_epoch: int
-    created_ms: int
-    tracking_uri: str
-    facts: dict[str, str]  # user, git commit, versions, digests
-
-
 class Ledger:
     """One sweep's study and metric files, opened."""
 
-    def __init__(self, directory: Path, config: SweepConfig, header: dict, study: optuna.Study):
+    def __init__(
+        self,
+        directory: Path,
+        config: SweepConfig,
+        header: dict,
+        study: optuna.Study,
+        lease: Lease | None,
+    ):
         self.directory, self.config, self.study = directory, config, study
-        self._header = header
+        # The sampler for a trial; a ledger that is only read has none.
+        self.sampler_for: Callable[[int], optuna.samplers.BaseSampler] | None = None
+        self._header, self._lease = header, lease
         self._ended: dict[int, TrialRecord] = {}
         self._live: dict[int, optuna.Trial] = {}  # opening one again would sample again
         self._recorded: dict[int, int] = {}  # epochs of live trials
@@ -93,14 +75,20 @@ class Ledger:
         )
 
     def set_state(self, state: str) -> None:
-        """Record whether the sweep is running, finished, failed or interrupted."""
+        """Record where the sweep stands; see SweepRecord."""
+        self.check()
         self.study.set_user_attr("state", state)
+
+    def check(self) -> None:
+        """Raise LeaseLostError if another driver has taken over."""
+        if self._lease:
+            self._lease.check()
 
     def trials(self) -> list[TrialRecord]:
         """Every trial that was ever started, by number."""
         records = []
         for frozen in self.study.get_trials(deepcopy=False):
-            if not _proposed(frozen):
+            if not is_proposed(frozen):
                 continue
             if frozen.number not in self._ended:
                 record = self._record(frozen)
@@ -113,8 +101,14 @@ class Ledger:
 
     def _record(self, frozen: FrozenTrial) -> TrialRecord:
         space = sample_space(self.config, lambda name, _: frozen.params[name])
-        reports = tuple(read_reports(self.metrics_path(frozen.number)))
+        found, damage = read_reports(self.metrics_path(frozen.number))
+        reports = tuple(found)
         outcome = frozen.user_attrs.get("outcome", {})
+        if len(reports) < outcome.get("epochs", 0) and not damage:
+            damage = (
+                f"{self.metrics_path(frozen.number)} must hold {outcome['epochs']} epochs, but it "
+                f"holds {len(reports)}"
+            )
         state = outcome.get("state", "failed") if frozen.state.is_finished() else "running"
         return TrialRecord(
             number=frozen.number,
@@ -129,6 +123,7 @@ class Ledger:
             if frozen.state.is_finished()
             else None,
             message=outcome.get("message", ""),
+            damage=damage,
         )
 
     @property
@@ -148,16 +143,6 @@ class Ledger:
         """How many trials were ever started."""
         return len(self.study.get_trials(deepcopy=False, states=STARTED))
 
-    def target_reached(self) -> bool:
-        """Whether a complete trial is as good as the target asked for."""
-        search = self.config.search
-        if search.target is None:
-            return False
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if search.goal == "maximize":
-            return any(trial.values[0] >= search.target for trial in done)
-        return any(trial.values[0] <= search.target for trial in done)
-
     def interrupted(self) -> list[int]:
         """The trials that were started and have no end."""
         trials = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -165,34 +150,63 @@ class Ledger:
 
     def ask(self) -> int:
         """Start the next trial: an enqueued point if one waits, else what the sampler proposes."""
+        self.check()
+        reach("ask")
+        self._use_sampler(self.asked())
         trial = self.study.ask()
+        reach("asked")
         self._live[trial.number] = trial
         self._propose(trial)
         return trial.number
 
-    def reopen(self, number: int) -> int:
+    def reopen(self, number: int) -> list[dict[str, Any]]:
         """Take up an interrupted trial, even one cut off while it was proposed or recorded.
 
-        Returns the number of epochs that are recorded.
+        Returns the epochs that are recorded. A damaged metric file is put aside; what it lacks
+        comes again from the checkpoint or is trained again, with the same result.
         """
+        self.check()
         frozen = self._frozen(number)
+        self._use_sampler(number)
         self._live[number] = optuna.trial.Trial(self.study, frozen._trial_id)
         self._propose(self._live[number])
-        reports = list(read_reports(self.metrics_path(number)))
-        for report in reports[len(frozen.intermediate_values) :]:
-            self._report_value(number, report)
+        reports, damage = read_reports(self.metrics_path(number))
+        if damage:
+            put_aside(self.metrics_path(number), reports, self.driver)
+        for report in reports:
+            if report["epoch"] not in frozen.intermediate_values:
+                self._report_value(number, report)
         self._recorded[number] = len(reports)
-        return len(reports)
+        return reports
+
+    def ended_again(self, number: int) -> bool:
+        """Whether a reopened trial had been judged already, and is ended as it was judged."""
+        outcome = self._frozen(number).user_attrs.get("outcome")
+        if outcome:
+            self.end(number, outcome["state"], outcome["message"])
+        return bool(outcome)
+
+    def _use_sampler(self, number: int) -> None:
+        assert self.sampler_for is not None
+        self.study.sampler = self.sampler_for(number)
+
+    @property
+    def driver(self) -> int:
+        """The number of the driver that writes."""
+        return self._lease.number if self._lease else 0
 
     def _propose(self, trial: optuna.Trial) -> None:
-        space = sample_space(self.config, lambda name, d: _suggest(trial, name, d))
+        space = sample_space(self.config, lambda name, d: suggest(trial, name, d))
         steps = self.study.user_attrs["steps_per_epoch"]
         try:
             curve = self.curve(space)
             momentum_curve(space, curve, steps_per_epoch=steps)
         except ValueError as error:
+            trial.set_user_attr("curve_sha256", "")
             self.trial_directory(trial.number).mkdir(parents=True, exist_ok=True)
-            self.end(trial.number, "failed", f"the schedule is not valid: {error}")
+            self.end(
+                trial.number, "failed", f"{traceback_of(error)}the schedule is not valid: {error}"
+            )
             raise InvalidTrialError(str(error)) from error
         trial.set_user_attr("curve_sha256", hashlib.sha256(curve.tobytes()).hexdigest())
         self.trial_directory(trial.number).mkdir(parents=True, exist_ok=True)
@@ -214,87 +228,59 @@ class Ledger:
         """Append an epoch's report, durably; False if that epoch was recorded before."""
         if report["epoch"] <= self._recorded.get(number, 0):
             return False
-        line = {k: _finite(v) for k, v in report.items()} | {"timestamp_ms": now_ms()}
-        append_line(self.metrics_path(number), json.dumps(line, allow_nan=False))
+        self.check()
+        line = finite(report) | {"timestamp_ms": now_ms()}
+        append_lines(self.metrics_path(number), [line], self.driver)
         self._recorded[number] = report["epoch"]
+        reach("recorded")
         self._report_value(number, line)
         return True
 
     def _report_value(self, number: int, report: Mapping[str, Any]) -> None:
-        value = _value(report, self.config.search.metric)
+        value = value_of(report, self.config.search.metric)
         if value is not None:
             self._live[number].report(value, report["epoch"])
 
     def end(self, number: int, state: str, message: str) -> None:
-        """Close a trial: complete, pruned, diverged or failed."""
-        trial = self._live.pop(number)
-        self._drop_checkpoints(number, keep_last=state == "complete")
-        trial.set_user_attr("outcome", {"state": state, "message": message})
+        """Close a trial: complete, pruned, diverged, failed or cancelled."""
+        self.check()
+        trial = self._live[number]
+        if state == "failed":
+            write_text(self.trial_directory(number) / "error.txt", message + "\n")
+        outcome = {"state": state, "message": message, "epochs": self._recorded.get(number, 0)}
+        trial.set_user_attr("outcome", outcome)
+        reach("end")
         if state == "complete":
             last = max(self._frozen(number).intermediate_values.items())
             self.study.tell(trial, last[1])
         else:
             # Without a value: a stopped trial's last value would count as a full-length result.
-            told = TrialState.FAIL if state == "failed" else TrialState.PRUNED
-            self.study.tell(trial, state=told)
+            failed = state in ("failed", "cancelled")
+            self.study.tell(trial, state=TrialState.FAIL if failed else TrialState.PRUNED)
+        reach("ended")
+        del self._live[number]
+        self._drop_checkpoints(number, keep_last=state == "complete")
 
     def _drop_checkpoints(self, number: int, *, keep_last: bool) -> None:
         path = checkpoint_path(self.trials_directory, number)
         for unneeded in (*path.parent.glob(path.name + ".*"), *([] if keep_last else [path])):
             unneeded.unlink(missing_ok=True)
 
-    def seconds_used(self) -> float:
-        """How long this sweep's drivers have run, as far as they came to say so."""
-        return self.study.user_attrs.get("seconds_used", 0.0)
-
-    def add_seconds(self, seconds: float) -> None:
-        """Count the time of a driver that ends."""
-        self.study.set_user_attr("seconds_used", self.seconds_used() + seconds)
+    def cancel(self) -> None:
+        """End all trials that are open."""
+        for number in self.interrupted():
+            self.reopen(number)
+            if not self.ended_again(number):
+                self.end(number, "cancelled", "the sweep was cancelled")
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]
 
 
-def _suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Any:
-    match distribution:
-        case Uniform(low, high, log):
-            return trial.suggest_float(name, low, high, log=log)
-        case IntUniform(low, high):
-            return trial.suggest_int(name, low, high)
-        case Choice(options):
-            return trial.suggest_categorical(name, options)
-
-
-def _proposed(frozen: FrozenTrial) -> bool:
-    """Whether all of a trial's parameters are chosen: not yet for one cut off while being asked."""
-    if frozen.state == TrialState.WAITING:
-        return False
-    return frozen.state.is_finished() or "curve_sha256" in frozen.user_attrs
-
-
-def _value(report: Mapping[str, Any], metric: str) -> float | None:
-    """The metric of an epoch; None once the loss is not finite, whatever the metric then reads."""
-    return None if report["diverged"] else report[metric]
-
-
 def _last_value(frozen: FrozenTrial, reports: Sequence[dict], metric: str) -> float | None:
     if frozen.state == TrialState.COMPLETE:
         return frozen.values[0]
-    return _value(reports[-1], metric) if reports else None
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def checkpoint_path(trials_directory: Path, number: int) -> Path:
-    """Where a trial keeps its training state."""
-    return trials_directory / f"{number:04d}" / "checkpoint"
-
-
-def now_ms() -> int:
-    """The time now, in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
+    return value_of(reports[-1], metric) if reports else None
 
 
 def _milliseconds(moment: datetime | None) -> int:

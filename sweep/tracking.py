@@ -22,16 +22,15 @@ from sweep.curves import draw_curve
 from sweep.delivery import Destination, Parent, TrialDelivery
 from sweep.files import locked
 from sweep.projection import RUN_STATUS, Point
+from sweep.records import SweepRecord, TrialRecord
 from sweep.results import best_config_yaml, best_trial, shown_state, trial_name
-from sweep.study import SweepRecord, TrialRecord
+from trainers.crashes import reach
 
 if TYPE_CHECKING:  # MLflow reads its environment when it is imported, so connect() does it
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 LEADERBOARD_S = 10.0  # between two uploads of the leaderboard
-
-
 # Without it the UI opens an experiment on its pages for language models.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -52,6 +51,8 @@ def connect(sweep: SweepRecord) -> Destination:
         experiment_id = open_experiment(client, sweep)
     runs = find_runs(client, experiment_id, sweep.facts["sweep_id"])
     parent = runs.pop(None, None) or create_parent(client, experiment_id, sweep)
+    if not (parent.inputs and parent.inputs.dataset_inputs):
+        log_dataset(client, parent.info.run_id, sweep)
     held = Parent(parent.info.run_id, parent.info.status, parent.data.tags, parent.data.params)
     trials = {number: held_of(run) for number, run in runs.items() if number is not None}
     return Destination(client, experiment_id, held, trials)
@@ -92,8 +93,7 @@ def find_runs(client: "MlflowClient", experiment_id: str, sweep_id: str) -> dict
         query = f"tags.`sweep.id` = '{sweep_id}'"
         page = client.search_runs([experiment_id], query, max_results=200, page_token=token)
         found += page
-        token = page.token
-        if not token:
+        if not (token := page.token):
             break
     found.sort(key=lambda run: (run.info.start_time, -_amount(run), run.info.run_id))
     kept: dict[int | None, Run] = {}
@@ -105,8 +105,8 @@ def find_runs(client: "MlflowClient", experiment_id: str, sweep_id: str) -> dict
 
 
 def _amount(run: "Run") -> float:
-    epochs = run.data.metrics.get("epoch", 0)
-    return epochs + len(run.data.metrics) + len(run.data.params) + len(run.data.tags)
+    data = run.data
+    return data.metrics.get("epoch", 0) + len(data.metrics) + len(data.params) + len(data.tags)
 
 
 def held_of(run: "Run") -> TrialDelivery:
@@ -118,17 +118,23 @@ def held_of(run: "Run") -> TrialDelivery:
 
 
 def create_parent(client: "MlflowClient", experiment_id: str, sweep: SweepRecord) -> "Run":
-    """The sweep's new parent run, with its dataset."""
+    """The sweep's new parent run."""
+    tags = projection.parent_tags(sweep, [])
+    reach("create parent run")
+    run = client.create_run(experiment_id, sweep.created_ms, tags, run_name=sweep.name)
+    reach("created parent run")
+    return run
+
+
+def log_dataset(client: "MlflowClient", parent_run_id: str, sweep: SweepRecord) -> None:
+    """Tells the parent run its dataset; told again, it stays one."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    tags = projection.parent_tags(sweep, [])
-    run = client.create_run(experiment_id, sweep.created_ms, tags, run_name=sweep.name)
     if digest := sweep.facts.get("dataset_digest"):
         name = sweep.config.data.dataset
         dataset = Dataset(name, digest[:36], source_type="local", source=name)
         used = DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
-        client.log_inputs(run.info.run_id, [used])
-    return run
+        client.log_inputs(parent_run_id, [used])
 
 
 def deliver(
@@ -174,7 +180,9 @@ def deliver_trial(
     if held is None:
         tags = projection.fixed_trial_tags(sweep, trial, parent_id)
         name, experiment_id = trial_name(trial), destination.experiment_id
+        reach("create trial run")
         run = client.create_run(experiment_id, trial.started_ms, tags, run_name=name)
+        reach("created trial run")
         held = TrialDelivery(run.info.run_id, 0, "running")
     elif state == "running" and held.state != "running":
         client.update_run(held.run_id, status="RUNNING")
@@ -193,8 +201,11 @@ def deliver_trial(
     if state != "running":
         if files := trial_files(sweep, trial, curve):
             upload(client, held.run_id, files)
+        reach("end trial run")
         client.set_terminated(held.run_id, RUN_STATUS[state], projection.end_ms(trial))
-    return TrialDelivery(held.run_id, len(trial.reports), state)
+        reach("ended trial run")
+    # More are held while a damaged metric file is filled again; the same points are not sent twice.
+    return TrialDelivery(held.run_id, max(held.epochs, len(trial.reports)), state)
 
 
 def trial_files(
@@ -245,10 +256,8 @@ def deliver_leaderboard(
     board = projection.leaderboard_table(sweep, trials) if due else held.board
     if board == held.board:
         return held
-    files = {
-        "config.yaml": (sweep.directory / "config.yaml").read_bytes(),
-        "leaderboard.json": board.encode(),
-    }
+    config = (sweep.directory / "config.yaml").read_bytes()
+    files = {"config.yaml": config, "leaderboard.json": board.encode()}
     if best is not None:
         files["best.yaml"] = best_config_yaml(sweep, best).encode()
     upload(client, held.run_id, files)
@@ -267,12 +276,14 @@ def log(
 
     if not (points or parameters or tags):
         return
+    reach("log batch")
     client.log_batch(
         run_id,
         [Metric(point.key, point.value, point.timestamp_ms, point.step) for point in points],
         [Param(key, value) for key, value in parameters.items()],
         [RunTag(key, value) for key, value in tags.items()],
     )
+    reach("logged batch")
 
 
 def upload(client: "MlflowClient", run_id: str, files: Mapping[str, bytes]) -> None:
@@ -280,7 +291,9 @@ def upload(client: "MlflowClient", run_id: str, files: Mapping[str, bytes]) -> N
     with tempfile.TemporaryDirectory(prefix="sweep-artifacts-") as folder:
         for name, content in files.items():
             Path(folder, name).write_bytes(content)
+        reach("upload")
         client.log_artifacts(run_id, folder)
+        reach("uploaded")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What runs on a worker: one Ray actor trains one trial after another. The main path is here."""
 
+import errno
 import os
 import pickle
 import time
@@ -11,10 +12,12 @@ from typing import Any, NamedTuple
 import ray
 from ray import tune
 
-from sweep.study import checkpoint_path
+from sweep.metrics import checkpoint_path
 from trainers.data import Dataset
 from trainers.devices import claim, count_programs, describe
 
+# A file that cannot be written for these reasons is no fault of its trial.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _REPORT_EVERY_S = 0.1  # a report costs the driver some milliseconds
 # trainers.runs imports jax, which reads its environment once: so only after claim().
 
@@ -65,17 +68,24 @@ class TrialActor(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train an epoch, or several short ones, and report; an exception is a result as well."""
         if self.broken:
-            return {"reports": [], "failure": self.broken}
-        reports, started = [], time.monotonic()
+            return {"reports": [], "failure": self.broken, "trouble": None}
+        reports, failure, trouble, started = [], None, None, time.monotonic()
         try:
             for report in self.reports:
                 worker = self.worker | dict(self.programs)
                 reports.append(report._asdict() | {"diverged": report.diverged, "worker": worker})
                 if time.monotonic() - started > _REPORT_EVERY_S:
                     break
+            if not reports:
+                failure = "no epoch was left to train"
+        except OSError as error:
+            if error.errno not in FULL:
+                failure = traceback.format_exc()
+            else:
+                trouble = (error.errno, error.strerror, error.filename)
         except Exception:
-            return {"reports": reports, "failure": traceback.format_exc()}
-        return {"reports": reports, "failure": None if reports else "no epoch was left to train"}
+            failure = traceback.format_exc()
+        return {"reports": reports, "failure": failure, "trouble": trouble}
 
     def train_trial(self, number: int, space: dict, skip_epochs: int) -> Iterator[Any]:
         """One trial, epoch by epoch: parameters -> learning-rate curve -> training run."""

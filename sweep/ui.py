@@ -32,7 +32,8 @@ def serve(sweeps_dir: Path, directory: Path | None, port: int) -> None:
     if not uri.startswith("sqlite:"):
         print(f"this store has a server of its own: {without_password(uri)}{_page(directory)}")
         return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server, too
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # ends the server, too
     port = _free_port(port)
     print(f"MLflow UI: http://127.0.0.1:{port}{_page(directory)}  (Ctrl-C ends it)", flush=True)
     server = subprocess.Popen(

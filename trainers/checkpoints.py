@@ -5,17 +5,26 @@ holds the run's fingerprint, the epoch and the reports so far. Beside it lies th
 safetensors is imported where a file is written or read: training without one needs JAX alone.
 """
 
+import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import logging
+import math
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, get_type_hints
 
 import jax
 import numpy as np
 
+from trainers.crashes import reach
+
 _MAGIC = b"sweep-checkpoint 1 "
+_HEADER_BYTES = 100_000_000  # the longest header of an image that safetensors reads
 log = logging.getLogger(__name__)
 
 
@@ -33,43 +42,62 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `path` so that it is whole after a crash at any instant, keeping the one before."""
+    """Write `path` so that it is whole after a crash at any instant, keeping the one before.
+
+    Between the two renames that one alone is there. Raises OSError, on a full disk for instance,
+    and then the checkpoint that was the newest still is.
+    """
     from safetensors.numpy import save
 
+    reach("checkpoint", f"{path.parent.name} {checkpoint.epoch}")
     metadata = {
         "fingerprint": checkpoint.fingerprint,
         "epoch": str(checkpoint.epoch),
         "reports": json.dumps(checkpoint.reports, allow_nan=False),
     }
     payload = save(_named_arrays(checkpoint.state), metadata=metadata)
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        file.write(_MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+    _remove_leftovers(path)
+    for place in (path, previous_path(path)):
+        if place.is_dir():  # which no file can be renamed to
+            _put_aside(place)
+    try:
+        _replace(path, payload)
+    except OSError as error:  # of a write it does not name the file
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    reach("checkpoint replaced")
+
+
+def _replace(path: Path, payload: bytes) -> None:
+    with _temporary(path) as file:
+        file.write(_seal(payload))
+        file.write(payload)
         file.flush()
         os.fsync(file.fileno())
-    if path.exists():
-        path.replace(previous_path(path))
-    temporary.replace(path)
+        reach("checkpoint written")
+        with contextlib.suppress(FileNotFoundError):
+            path.replace(previous_path(path))
+        reach("checkpoint set aside")
+        os.replace(file.name, path)
 
 
 def load_checkpoint(path: Path, like: Any, fingerprint: str) -> Checkpoint:
-    """Read `path` into the structure of `like`; CheckpointError unless every byte is as written."""
+    """Read `path` into the structure of `like`; CheckpointError unless every byte is as written.
+
+    Raises FileNotFoundError where there is nothing.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    header, _, payload = path.read_bytes().partition(b"\n")
-    if header != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
-        raise CheckpointError(f"the checkpoint must match its sha256, but {path} does not")
+    payload = _payload(path, like)
     try:
         arrays = load(payload)
         metadata = _metadata(payload)
-        epoch, reports = int(metadata["epoch"]), json.loads(metadata["reports"])
-        owner = metadata["fingerprint"]
-    except (SafetensorError, KeyError, ValueError) as error:
+        owner, reports = metadata["fingerprint"], _reports(metadata)
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the checkpoint must be readable, but {path}: {error}") from error
     if owner != fingerprint:
         raise CheckpointError(f"the checkpoint must belong to this run, but {path} does not")
-    return Checkpoint(fingerprint, epoch, _restored(arrays, like, path), reports)
+    return Checkpoint(fingerprint, len(reports), _restored(arrays, like, path), reports)
 
 
 def load_latest(path: Path, like: Any, fingerprint: str) -> Checkpoint | None:
@@ -77,14 +105,14 @@ def load_latest(path: Path, like: Any, fingerprint: str) -> Checkpoint | None:
 
     One that is not sound is put aside, so that it never takes the place of a sound one.
     """
+    _remove_leftovers(path)
     for candidate in (path, previous_path(path)):
-        if not candidate.exists():
-            continue
         try:
             return load_checkpoint(candidate, like, fingerprint)
+        except FileNotFoundError:
+            continue
         except CheckpointError as error:
-            aside = candidate.with_name(candidate.name + ".damaged")
-            candidate.replace(aside)
+            aside = _put_aside(candidate)
             log.warning("%s; it is now %s, and an earlier state is taken", error, aside.name)
     return None
 
@@ -92,6 +120,74 @@ def load_latest(path: Path, like: Any, fingerprint: str) -> Checkpoint | None:
 def previous_path(path: Path) -> Path:
     """Where the checkpoint before the one at `path` lies."""
     return path.with_name(path.name + ".previous")
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[BinaryIO]:
+    """A file to be renamed to `path`, removed unless it is.
+
+    Its name is its own even among machines, whose process ids may be the same. A lock on it ends
+    with this process, which is how others know a dead writer from one that is only frozen.
+    """
+    while True:
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+        file = temporary.open("xb")
+        with contextlib.suppress(OSError):  # without locks none is taken for a dead writer's
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if temporary.exists():
+            break
+        file.close()  # it was removed before it was locked
+    try:
+        with file:
+            yield file
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporaries of dead writers, those that nobody holds a lock on."""
+    for leftover in path.parent.glob(glob.escape(path.name) + ".*part"):
+        with contextlib.suppress(OSError), leftover.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
+
+
+def _put_aside(path: Path) -> Path:
+    """Rename what lies at `path`, and say to what. A directory takes no other's place."""
+    aside = path.with_name(path.name + ".damaged")
+    while aside.is_dir() or (path.is_dir() and aside.exists()):
+        aside = aside.with_name(aside.name + ".damaged")
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        path.replace(aside)
+    return aside
+
+
+def _seal(payload: bytes) -> bytes:
+    return _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n"
+
+
+def _payload(path: Path, like: Any) -> bytes:
+    """What the seal of `path` vouches for; of a file too large for such a state nothing is read."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"the checkpoint must be a file, but {path} is none")
+    leaves = jax.tree.leaves(like)
+    most = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) + _HEADER_BYTES
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise CheckpointError(
+                    f"the checkpoint must hold at most {most} bytes, but {path} holds {size}"
+                )
+            seal = file.read(len(_seal(b"")))
+            payload = file.read()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"the checkpoint must be readable, but {path}: {error}") from error
+    if seal != _seal(payload):
+        raise CheckpointError(f"the checkpoint must match its sha256, but {path} does not")
+    return payload
 
 
 def _named_arrays(state: Any) -> dict[str, np.ndarray]:
@@ -105,6 +201,30 @@ def _metadata(payload: bytes) -> dict[str, str]:
     return json.loads(payload[8 : 8 + length])["__metadata__"]
 
 
+def _reports(metadata: dict[str, str]) -> list[dict[str, Any]]:
+    """The reports of epochs 1, 2, ... up to the epoch that the metadata name; else ValueError."""
+    reports = json.loads(metadata["reports"])
+    if not isinstance(reports, list) or not reports or metadata["epoch"] != str(len(reports)):
+        raise ValueError("it must hold one report for each of its epochs, but does not")
+    for epoch, report in enumerate(reports, start=1):
+        if not _is_report(report, epoch):
+            raise ValueError(f"its report {epoch} must be one of epoch {epoch}, but is not")
+    return reports
+
+
+def _is_report(report: Any, epoch: int) -> bool:
+    from trainers.training import EpochReport  # that module imports this one
+
+    types = get_type_hints(EpochReport)
+    needed = types.keys() - EpochReport._field_defaults.keys()
+    if not isinstance(report, dict) or not needed <= report.keys() <= types.keys():
+        return False
+    if any(type(value) is not types[name] for name, value in report.items()):
+        return False
+    finite = all(math.isfinite(value) for value in report.values() if isinstance(value, float))
+    return finite and report["epoch"] == epoch
+
+
 def _restored(arrays: dict[str, np.ndarray], like: Any, path: Path) -> Any:
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     restored = []
@@ -116,4 +236,8 @@ def _restored(arrays: dict[str, np.ndarray], like: Any, path: Path) -> Any:
                 f"but {path} holds {None if array is None else (array.dtype, array.shape)}"
             )
         restored.append(jax.numpy.asarray(array))
+    if len(arrays) > len(leaves):
+        raise CheckpointError(
+            f"the checkpoint must hold {len(leaves)} arrays, but {path} holds {len(arrays)}"
+        )
     return jax.tree_util.tree_unflatten(structure, restored)

@@ -85,7 +85,7 @@ def load_dataset(
     if url is None:
         whole = _digits(name)
     else:
-        folder = _cache_root(cache_dir) / name / PREPARED_VERSION
+        folder = cache_root(cache_dir) / name / PREPARED_VERSION
         if not os.path.exists(folder):  # False, not an error, where reading is forbidden
             prepare(name, url, folder, manual_dir)
         whole = _load_prepared(name, folder)
@@ -172,7 +172,8 @@ def _digits(name: str) -> Dataset:
     return _uncut(name, arrays, content_digest(name, arrays))
 
 
-def _cache_root(cache_dir: str | os.PathLike[str] | None) -> Path:
+def cache_root(cache_dir: str | os.PathLike[str] | None) -> Path:
+    """The folder of prepared data sets: `cache_dir`, else as the environment says."""
     chosen = cache_dir or os.environ.get(CACHE_DIR_VARIABLE)
     if chosen:
         return Path(chosen).expanduser()

@@ -43,7 +43,7 @@ def prepare(name: str, url: str, folder: Path, manual_dir: str | os.PathLike[str
 
     Several processes may do so at once: the first to finish wins, the others use its folder.
     """
-    manual = _manual_dir(name, url, manual_dir)
+    manual = find_manual_dir(name, url, manual_dir)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder.parent)
@@ -78,7 +78,7 @@ def _remove_abandoned(parent: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _manual_dir(name: str, url: str, manual_dir: str | os.PathLike[str] | None) -> Path | None:
+def find_manual_dir(name: str, url: str, manual_dir: str | os.PathLike[str] | None) -> Path | None:
     """The folder that holds all four files; None: they are to be downloaded."""
     chosen = manual_dir or os.environ.get(MANUAL_DIR_VARIABLE)
     if not chosen:
@@ -92,12 +92,12 @@ def _manual_dir(name: str, url: str, manual_dir: str | os.PathLike[str] | None) 
     instead = "pass no manual_dir" if manual_dir else f"unset {MANUAL_DIR_VARIABLE}"
     raise DatasetError(
         f"{folder} must hold the original files of {name}, but lacks {', '.join(missing)}; put "
-        + ", ".join(f"{url}{file} (sha256 {_expected_sha256(url + file)})" for file in missing)
+        + ", ".join(f"{url}{file} (sha256 {expected_sha256(url + file)})" for file in missing)
         + f" there, or {instead} to have them downloaded"
     )
 
 
-def _expected_sha256(url: str) -> str:
+def expected_sha256(url: str) -> str:
     """What the checksum lists of tensorflow-datasets say of `url`."""
     from tensorflow_datasets.core.download import checksums
 
@@ -174,7 +174,7 @@ def _fetch(dl_manager: Any, url: str, manual: Path | None) -> Path:
     from tensorflow_datasets.core.download.util import DownloadError
 
     local = manual / url.rpartition("/")[2] if manual else None
-    expected = _expected_sha256(url)
+    expected = expected_sha256(url)
     try:
         if local is None:  # a quick look first: with no network, the download retries for minutes
             requests.head(url, timeout=20)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -413,14 +414,12 @@ def test_export_to_where_nothing_can_be_written(home: Path, output: str):
 
 
 def test_ui_of_a_sweep_on_a_server_names_its_page(home: Path, tmp_path: Path):
-    (tmp_path / "sweeps" / "rates").mkdir(parents=True)
-    header = {"format": 1, "tracking_uri": "http://ada:secret@host:1"}
-    (tmp_path / "sweeps" / "rates" / "sweep.json").write_text(json.dumps(header))
+    shutil.copytree(home / "sweeps" / "rates", tmp_path / "sweeps" / "rates")
     held = Status(experiment_id="3", parent_run_id="ab")
     write_status(tmp_path / "sweeps" / "rates", held)
     said = "this store has a server of its own: http://"
     page = printed(tmp_path, "ui", "rates")
-    assert page.startswith(f"{said}host:1/#/experiments/3/runs/ab")
+    assert page.startswith(f"{said}localhost:5000/#/experiments/3/runs/ab")
     assert "secret" not in page
     assert printed(tmp_path, "ui", MLFLOW_TRACKING_URI="http://me:pw@h").startswith(f"{said}h\n")
 

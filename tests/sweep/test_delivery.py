@@ -10,7 +10,7 @@ import pytest
 
 from sweep import delivery
 from sweep.delivery import Status, TrialDelivery
-from sweep.study import TrialRecord
+from sweep.records import TrialRecord
 
 
 def test_status_round_trip(tmp_path: Path) -> None:

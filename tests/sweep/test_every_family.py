@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from search_spaces.defaults import DEFAULT_SPACES
 from sweep.directory import read_sweep
-from sweep.study import SweepRecord, TrialRecord
+from sweep.records import SweepRecord, TrialRecord
 from trainers.schedules import SCHEDULES, learning_rate_curve, momentum_curve, plateau_rule
 
 pytestmark = [
@@ -180,5 +180,7 @@ def test_a_changed_function_is_refused_on_resume(tmp_path: Path) -> None:
 def interrupt(directory: Path) -> None:
     """Leave the sweep as a driver that was stopped leaves it."""
     from sweep.directory import open_ledger
+    from sweep.lease import driving
 
-    open_ledger(directory).set_state("interrupted")
+    with driving(directory) as lease:
+        open_ledger(directory, lease=lease).set_state("interrupted")

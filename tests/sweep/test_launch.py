@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from sweep.directory import read_sweep
-from sweep.study import SweepRecord, TrialRecord
+from sweep.records import SweepRecord, TrialRecord
 from tests.tracking_server import free_port, serving
 from trainers.schedules import learning_rate_curve
 
@@ -317,7 +317,7 @@ def test_an_interrupted_sweep_is_resumed_where_it_stopped(tmp_path: Path) -> Non
     driver, directory = training_driver(tmp_path, *settings)
     second = run(tmp_path, "resume", "quickstart")
     assert second.returncode == 4
-    assert "quickstart is being run by another process" in second.stderr
+    assert "quickstart is being run by process " in second.stderr
     driver.send_signal(signal.SIGINT)
     out, err = driver.communicate(timeout=60)
     assert driver.returncode == 130, err

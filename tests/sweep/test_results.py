@@ -8,6 +8,7 @@ import pytest
 
 from search_spaces import is_concrete, load_config, parse_config, sample_space
 from sweep.errors import CommandError
+from sweep.records import SweepRecord, TrialRecord
 from sweep.results import (
     best_config,
     best_config_yaml,
@@ -19,7 +20,6 @@ from sweep.results import (
     trial_name,
     trial_summary,
 )
-from sweep.study import SweepRecord, TrialRecord
 
 CONFIG = """
 version: 1

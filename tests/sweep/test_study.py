@@ -1,9 +1,7 @@
 """The ledger: every trial is recorded once, in full, and is found again after any cut."""
 
-import contextlib
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -14,9 +12,12 @@ import pytest
 from optuna.trial import TrialState
 
 from search_spaces import config_to_yaml, parse_config, point_to_parameters
+from sweep.budget import is_spent
 from sweep.directory import create_ledger, open_ledger, read_sweep
 from sweep.errors import CommandError
-from sweep.files import read_reports
+from sweep.halt import Halt
+from sweep.lines import append_lines, sealed
+from sweep.metrics import read_reports
 from sweep.study import Ledger
 
 EPOCHS = 4
@@ -74,7 +75,7 @@ def trained(ledger: Ledger, state: str, *values: float) -> int:
 def python(script: str, *arguments: object) -> "subprocess.Popen[str]":
     """Another process that runs `script` after the imports and functions of this module."""
     start = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-    start += "from test_study import *\nfolder = Path(sys.argv[1])\n"
+    start += "import os, signal\nfrom test_study import *\nfolder = Path(sys.argv[1])\n"
     command = [sys.executable, "-c", start + script, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -86,7 +87,7 @@ def handed_out(ledger: Ledger, count: int) -> list[Any]:
         Referee,
     )  # imports Ray, which the other processes need not
 
-    searcher = LedgerSearcher(ledger, Referee(ledger), lambda: 0)
+    searcher = LedgerSearcher(ledger, Referee(ledger), Halt(ledger.directory))
     return [searcher.suggest(str(index)) for index in range(count)]
 
 
@@ -201,7 +202,7 @@ def test_an_interrupted_trial_is_taken_up_where_it_was(ledger: Ledger):
     before = ledger.trials()[number]
     again = open_ledger(ledger.directory, proposing=True)
     assert again.interrupted() == [number]
-    assert again.reopen(number) == 2
+    assert len(again.reopen(number)) == 2
     assert again.trials()[number] == before
     assert again.space(number) == before.space
     assert [again.record(number, report(epoch)) for epoch in (1, 2, 3, 4)] == [
@@ -229,7 +230,7 @@ def test_a_diverged_epoch_is_recorded_once(tmp_path: Path):
     ledger.record(number, report(2, diverged=True))
     # Cut off before the trial was ended: it has no checkpoint of epoch 2, so it trains that again.
     again = open_ledger(ledger.directory, proposing=True)
-    assert again.reopen(number) == 2
+    assert len(again.reopen(number)) == 2
     again.record(number, report(2, diverged=True))
     again.end(number, "diverged", "")
     assert [r["epoch"] for r in again.trials()[number].reports] == [1, 2]
@@ -242,13 +243,13 @@ def test_a_line_that_was_cut_off_is_dropped_and_written_again(tmp_path: Path, cu
     ledger.record(number, report(1, val_accuracy=0.1))
     path = ledger.metrics_path(number)
     whole = path.read_bytes()
-    path.write_bytes(whole + whole.replace(b'"epoch": 1', b'"epoch": 2')[:cut])
-    assert [r["epoch"] for r in read_reports(path)] == [1]
+    path.write_bytes(whole + sealed(report(2), 0)[:cut])
+    assert [r["epoch"] for r in read_reports(path)[0]] == [1]
     again = open_ledger(ledger.directory, proposing=True)
-    assert again.reopen(number) == 1
+    assert len(again.reopen(number)) == 1
     assert again.record(number, report(2, val_accuracy=0.2))
     assert path.read_bytes().startswith(whole)
-    assert [r["val_accuracy"] for r in read_reports(path)] == [0.1, 0.2]
+    assert [r["val_accuracy"] for r in read_reports(path)[0]] == [0.1, 0.2]
     assert again.study.trials[0].intermediate_values == {1: 0.1, 2: 0.2}
 
 
@@ -256,10 +257,9 @@ def test_an_epoch_that_only_reached_the_metric_file_is_told_to_the_study(tmp_pat
     ledger = create(tmp_path / "rates")
     number = ledger.ask()
     ledger.record(number, report(1, val_accuracy=0.1))
-    with ledger.metrics_path(number).open("a") as file:
-        file.write(json.dumps(report(2, val_accuracy=0.2)) + "\n")
+    append_lines(ledger.metrics_path(number), [report(2, val_accuracy=0.2)], 0)
     again = open_ledger(ledger.directory, proposing=True)
-    assert again.reopen(number) == 2
+    assert len(again.reopen(number)) == 2
     assert again.study.trials[0].intermediate_values == {1: 0.1, 2: 0.2}
 
 
@@ -281,7 +281,7 @@ def test_a_trial_killed_while_it_was_proposed_is_proposed_to_the_end(tmp_path: P
     ledger = open_ledger(tmp_path / "rates", proposing=True)
     chosen = ledger.study.trials[0].params
     assert (ledger.trials(), ledger.asked(), ledger.interrupted()) == ([], 1, [0])
-    assert ledger.reopen(0) == 0
+    assert len(ledger.reopen(0)) == 0
     (record,) = ledger.trials()
     parameters = point_to_parameters(ledger.config, record.space)
     assert parameters.items() >= chosen.items()
@@ -306,7 +306,7 @@ def test_a_driver_killed_at_any_moment_loses_no_epoch_it_had_accepted(
     process.kill()
     accepted = [5, *map(int, process.communicate()[0].split())][-1]
     ledger = open_ledger(tmp_path / "rates", proposing=True)
-    recorded = ledger.reopen(0)
+    recorded = len(ledger.reopen(0))
     assert accepted <= recorded <= accepted + 1
     assert [r["epoch"] for r in ledger.trials()[0].reports] == list(range(1, recorded + 1))
     assert list(ledger.study.trials[0].intermediate_values) == list(range(1, recorded + 1))
@@ -319,23 +319,9 @@ def test_a_study_journal_whose_last_line_was_cut_off_is_gone_on_with(tmp_path: P
     journal = tmp_path / "rates" / "study.journal"
     journal.write_bytes(journal.read_bytes()[:-7])  # as by a full disk
     again = open_ledger(tmp_path / "rates", proposing=True)
-    assert again.reopen(0) == 1
+    assert len(again.reopen(0)) == 1
     again.ask()
     assert [t.number for t in open_ledger(tmp_path / "rates").trials()] == [0, 1]
-
-
-def test_a_lock_that_a_killed_driver_left_does_not_block_for_ever(tmp_path: Path):
-    create(tmp_path / "rates")
-    lock = tmp_path / "rates" / "study.journal.lock"
-    os.symlink(tmp_path / "rates" / "study.journal", lock)  # as Optuna makes it
-    script = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (3, 60))\n"
-    script += "os.chdir(folder); open_ledger(Path('rates'), proposing=True).ask()"
-    process = python(script, tmp_path)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(8)  # Optuna waits for half a minute, which is fine; asleep, that is
-    process.kill()
-    process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL)
 
 
 def test_enqueued_points_come_first_and_in_order(ledger: Ledger, tmp_path: Path):
@@ -431,22 +417,40 @@ def test_a_resumed_sweep_does_not_repeat_its_proposals(tmp_path: Path, seed: int
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("config.yaml", "\n# changed\n", "config.yaml is not what this sweep was launched with; r"),
-        ("config.yaml", None, "launch the changed config under a new name"),
+        ("config.yaml", ("num_trials: 8", "num_trials: 9"), r"but search\.num_trials changed"),
         ("sweep.json", None, "rates is not a sweep: it holds no sweep.json"),
-        ("sweep.json", '{"format": 2}', "sweep.json must have format 1, but it has 2"),
+        (
+            "sweep.json",
+            ('"format": 2', '"format": 9'),
+            "must have format 2, but it has 9",
+        ),
+        ("sweep.json", ("5000", "5001"), "sweep.json must be as written, but it is not"),
+        ("study.journal", None, "study.journal must hold the study of"),
     ],
 )
 def test_a_directory_that_is_not_the_sweep_it_was_is_refused(
-    tmp_path: Path, file: str, change: str | None, message: str
+    tmp_path: Path, file: str, change: tuple[str, str] | None, message: str
 ):
     path = create(tmp_path / "rates").directory / file
     if change is None:
         path.unlink()
     else:
-        path.write_text(change if file == "sweep.json" else path.read_text() + change)
+        text = path.read_text()
+        assert change[0] in text
+        path.write_text(text.replace(*change))
     with pytest.raises(CommandError, match=message):
         read_sweep(tmp_path / "rates")
+
+
+@pytest.mark.parametrize("text", [None, "", "version: 1\nname", "# ours\n" + CONFIG])
+def test_a_config_file_that_is_gone_or_damaged_is_written_again(tmp_path: Path, text: str | None):
+    path = create(tmp_path / "rates").directory / "config.yaml"
+    before = path.read_text()
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    assert read_sweep(tmp_path / "rates")[0].config == parse_config(CONFIG)
+    assert path.read_text() == before
 
 
 def test_the_frozen_config_is_the_one_that_was_launched(tmp_path: Path):
@@ -501,17 +505,17 @@ def test_only_a_complete_trial_reaches_the_target(
     tmp_path: Path, metric: str, state: str, value: float, reached: bool
 ):
     ledger = create(tmp_path / "rates", f"search.metric={metric}", "search.target=0.8")
-    assert not ledger.target_reached()
+    assert not is_spent(ledger, 0)
     worse = 0.1 if metric == "val_accuracy" else 2.0
     trained(ledger, state, *[0.5] * (EPOCHS - 1), value)
     trained(ledger, "complete", *[worse] * EPOCHS)
-    assert ledger.target_reached() == reached
+    assert is_spent(ledger, 0) == reached
 
 
 def test_without_a_target_none_is_reached(tmp_path: Path):
     ledger = create(tmp_path / "rates")
     trained(ledger, "complete", *[1.0] * EPOCHS)
-    assert not ledger.target_reached()
+    assert not is_spent(ledger, 0)
 
 
 def test_a_schedule_that_is_not_valid_is_a_failed_trial_with_the_reason(tmp_path: Path):
@@ -525,7 +529,9 @@ def test_a_schedule_that_is_not_valid_is_a_failed_trial_with_the_reason(tmp_path
         ledger.ask()
     for trials in (ledger.trials(), open_ledger(ledger.directory).trials()):
         assert [trial.state for trial in trials] == ["running", "running", "failed"]
-        assert trials[2].message.startswith("the schedule is not valid: function must return a")
+        told = trials[2].message.splitlines()
+        assert told[-1].startswith("the schedule is not valid: function must return a")
+        assert "return [0.1, 0.2, 0.3, 0.4, 0.5][tick + limit]" in trials[2].message
         assert trials[2].parameters["limit"] == 2
         assert (trials[2].reports, trials[2].value) == ((), None)
     assert (ledger.asked(), ledger.interrupted()) == (3, [0, 1])

@@ -25,7 +25,7 @@ from sweep.delivery import TrialDelivery
 from sweep.directory import create_ledger, open_ledger
 from sweep.files import locked
 from sweep.projection import applied_curve, best_points, curve_points
-from sweep.study import SweepRecord, TrialRecord
+from sweep.records import SweepRecord, TrialRecord
 from sweep.tracking import connect, deliver
 from tests.tracking_server import free_port, serving
 from trainers.schedules import learning_rate_curve

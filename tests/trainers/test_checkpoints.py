@@ -1,10 +1,15 @@
+import fcntl
 import hashlib
+import json
 import logging
+import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +28,7 @@ from trainers.checkpoints import (
     previous_path,
     save_checkpoint,
 )
+from trainers.training import EpochReport
 
 FINGERPRINT = "f" * 64
 WRITE_WITHOUT_END = """
@@ -30,11 +36,13 @@ import sys
 from pathlib import Path
 import numpy as np
 from trainers.checkpoints import Checkpoint, save_checkpoint
-epoch = 0
+from trainers.training import EpochReport
+reports = []
 while True:
-    epoch += 1
+    epoch = len(reports) + 1
+    reports.append(EpochReport(epoch, 0.5, 0.5, 0.5, "", 0.5)._asdict())
     state = {"w": np.full(100_000, epoch, np.float32)}
-    save_checkpoint(Path(sys.argv[1]), Checkpoint("f" * 64, epoch, state, [{"epoch": epoch}]))
+    save_checkpoint(Path(sys.argv[1]), Checkpoint("f" * 64, epoch, state, reports))
 """
 
 
@@ -45,8 +53,13 @@ def state_of(epoch: int) -> Any:
     return {"layer": layer, "count": jnp.int32(epoch), "none": (jnp.zeros((0, 3)),)}
 
 
+def report_of(epoch: int) -> dict[str, Any]:
+    report = EpochReport(epoch, 0.1 + 0.2 * epoch, 1e-300, 1 / 3, "0" * 64, 0.25, "1" * 64)
+    return report._asdict()
+
+
 def checkpoint_of(epoch: int) -> Checkpoint:
-    reports = [{"epoch": index + 1, "train_loss": 0.1 + 0.2 * index} for index in range(epoch)]
+    reports = [report_of(number) for number in range(1, epoch + 1)]
     return Checkpoint(FINGERPRINT, epoch, state_of(epoch), reports)
 
 
@@ -104,7 +117,7 @@ def test_the_file_says_what_it_is(path: Path) -> None:
 
 
 def test_a_report_that_is_not_finite_is_refused_and_nothing_written(path: Path) -> None:
-    bad = checkpoint_of(1)._replace(reports=[{"val_loss": float("nan")}])
+    bad = checkpoint_of(1)._replace(reports=[report_of(1) | {"val_loss": float("nan")}])
     with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
         save_checkpoint(path, bad)
     assert list(path.parent.iterdir()) == []
@@ -174,37 +187,148 @@ def sealed(payload: bytes) -> bytes:
     return b"sweep-checkpoint 1 " + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
 
 
-METADATA = {"fingerprint": FINGERPRINT, "epoch": "1", "reports": "[]"}
+def image(header: bytes) -> bytes:
+    """A safetensors image of no arrays, whatever its header says."""
+    return len(header).to_bytes(8, "little") + header
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"",
-        b"no safetensors image",
-        save({}),
-        *(
-            save({}, {key: value for key, value in METADATA.items() if key != missing})
-            for missing in METADATA
-        ),
-        save({}, METADATA | {"epoch": "one"}),
-        save({}, METADATA | {"reports": "[{]"}),
-    ],
-    ids=[
-        "empty",
-        "text",
-        "no metadata",
-        "no fingerprint",
-        "no epoch",
-        "no reports",
-        "epoch",
-        "reports",
-    ],
-)
+REPORT = report_of(1)
+METADATA = {"fingerprint": FINGERPRINT, "epoch": "1", "reports": json.dumps([REPORT])}
+HUGE_ARRAY = b'{"a":{"dtype":"F32","shape":[4294967296],"data_offsets":[0,17179869184]}}'
+UNREADABLE = {
+    "empty": b"",
+    "text": b"no safetensors image",
+    "longer header than file": (1 << 20).to_bytes(8, "little") + b"{}",
+    "header of 16 exabytes": b"\xff" * 8 + b"{}",
+    "header of 99 MB": (99_000_000).to_bytes(8, "little") + b"{}",
+    "array of 16 GiB": image(HUGE_ARRAY),
+    "no UTF-8": image(b'{"__metadata__":{"epoch":"\xff\xfe"}}'),
+    "UTF-16": image('{"__metadata__":{}}'.encode("utf-16")),
+    "list": image(b"[]"),
+    "deep": image(b'{"a":' * 100_000),
+    "no metadata": save({}),
+    "metadata are a text": image(b'{"__metadata__":"epoch"}'),
+    "epoch is no text": image(b'{"__metadata__":{"epoch":1}}'),
+    **{f"no {key}": save({}, {k: METADATA[k] for k in METADATA if k != key}) for key in METADATA},
+}
+
+
+@pytest.mark.parametrize("payload", UNREADABLE.values(), ids=UNREADABLE)
 def test_a_sealed_file_that_is_no_checkpoint_is_refused(payload: bytes, path: Path) -> None:
     path.write_bytes(sealed(payload))
     message = f"the checkpoint must be readable, but {path}: "
     with pytest.raises(CheckpointError, match=f"^{re.escape(message)}"):
+        load(path)
+
+
+@pytest.mark.parametrize("epoch", ["one", "", "0", "2", "-1", "01", " 1", "1.0", "9" * 5000])
+def test_an_epoch_that_is_not_the_number_of_reports_is_refused(epoch: str, path: Path) -> None:
+    path.write_bytes(sealed(save({}, METADATA | {"epoch": epoch})))
+    message = f"the checkpoint must be readable, but {path}: it must hold one report for each of"
+    with pytest.raises(CheckpointError, match=f"^{re.escape(message)}"):
+        load(path)
+
+
+REPORTS = {
+    "no JSON": "[{]",
+    "object": json.dumps({"1": REPORT}),
+    "text": '"a"',
+    "null": "null",
+    "deep": "[" * 100_000 + "]" * 100_000,
+    "long number": "[" + "9" * 5000 + "]",
+    "report is a number": "[1]",
+    "report is a list": "[[]]",
+    "field missing": json.dumps([{key: REPORT[key] for key in REPORT if key != "val_loss"}]),
+    "field unknown": json.dumps([REPORT | {"f1": 0.5}]),
+    "text for a number": json.dumps([REPORT | {"val_loss": "0.5"}]),
+    "null for a number": json.dumps([REPORT | {"val_loss": None}]),
+    "number for a text": json.dumps([REPORT | {"learning_rate_sha256": 0}]),
+    "true for an epoch": json.dumps([REPORT | {"epoch": True}]),
+    "NaN": json.dumps([REPORT | {"train_loss": float("nan")}]),
+    "over the largest float": json.dumps([REPORT]).replace("1e-300", "1e999"),
+    "another epoch's": json.dumps([report_of(2)]),
+}
+
+
+@pytest.mark.parametrize("reports", REPORTS.values(), ids=REPORTS)
+def test_reports_that_no_run_gave_are_refused(reports: str, path: Path) -> None:
+    path.write_bytes(sealed(save({}, METADATA | {"reports": reports})))
+    message = f"the checkpoint must be readable, but {path}: "
+    with pytest.raises(CheckpointError, match=f"^{re.escape(message)}"):
+        load(path)
+    assert latest(path) is None
+
+
+def test_reports_from_before_momenta_were_recorded_are_read(path: Path) -> None:
+    older = {key: REPORT[key] for key in REPORT if key != "momentum_sha256"}
+    save_checkpoint(path, checkpoint_of(1)._replace(reports=[older]))
+    assert load(path).reports == [older]
+
+
+def test_a_file_too_large_for_the_state_is_not_read(path: Path) -> None:
+    """Eight tebibytes would not fit into memory."""
+    with path.open("wb") as file:
+        file.truncate(1 << 43)
+    message = rf"the checkpoint must hold at most \d+ bytes, but {re.escape(str(path))} holds"
+    with pytest.raises(CheckpointError, match=f"^{message} {1 << 43}$"):
+        load(path)
+    assert latest(path) is None
+
+
+# What is no file
+
+
+def place_directory(path: Path) -> None:
+    path.mkdir()
+    (path / "file").write_text("not ours")
+
+
+def place_loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize(
+    "place", [place_directory, os.mkfifo, lambda path: path.symlink_to("/dev/zero"), place_loop]
+)
+def test_what_is_no_file_is_put_aside(place: Callable[[Path], None], path: Path) -> None:
+    for _ in range(2):  # the first may lie where the second is to be put
+        place(path)
+        with pytest.raises(CheckpointError, match=r"^the checkpoint must be "):
+            load(path)
+        previous_path(path).unlink(missing_ok=True)
+        place(previous_path(path))
+        assert latest(path) is None
+        save_checkpoint(path, checkpoint_of(1))
+        save_checkpoint(path, checkpoint_of(2))
+        assert [load(file).epoch for file in (path, previous_path(path))] == [2, 1]
+        path.unlink()
+
+
+def test_a_directory_that_comes_later_does_not_end_the_run(path: Path) -> None:
+    place_directory(previous_path(path))
+    save_checkpoint(path, checkpoint_of(1))
+    save_checkpoint(path, checkpoint_of(2))
+    path.unlink()
+    place_directory(path)
+    save_checkpoint(path, checkpoint_of(3))
+    assert [load(file).epoch for file in (path, previous_path(path))] == [3, 1]
+    kept = [path.with_name(f"checkpoint{end}.damaged") for end in ("", ".previous")]
+    assert [(folder / "file").read_text() for folder in kept] == ["not ours"] * 2
+
+
+def test_a_file_that_may_not_be_read_is_put_aside(path: Path) -> None:
+    save_checkpoint(path, checkpoint_of(1))
+    save_checkpoint(path, checkpoint_of(2))
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("the superuser may read every file")
+    with pytest.raises(CheckpointError, match=r"^the checkpoint must be readable, but .* denied"):
+        load(path)
+    assert_same(latest(path), checkpoint_of(1))
+
+
+def test_a_missing_file_is_no_damage(path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
         load(path)
 
 
@@ -229,8 +353,9 @@ def test_a_checkpoint_of_another_run_is_refused(path: Path, files: dict[int, byt
             {"layer": {"kernel": jnp.zeros((3, 2))}},
             r"\['layer'\]\['kernel'\] float32\(3, 2\), but .* holds .*\(2, 3\)",
         ),
+        ({"count": jnp.int32(0)}, "1 arrays, but .* holds 4"),
     ],
-    ids=["shape", "dtype", "name", "turned"],
+    ids=["shape", "dtype", "name", "turned", "fewer"],
 )
 def test_a_checkpoint_of_another_structure_is_refused(
     like: Any, message: str, path: Path, files: dict[int, bytes]
@@ -299,6 +424,51 @@ def test_a_killed_writer_leaves_a_sound_checkpoint(seconds: float, path: Path) -
     assert writer.wait() == -signal.SIGKILL
     found = load_latest(path, {"w": np.zeros(100_000, np.float32)}, FINGERPRINT)
     assert found is not None
-    assert found.epoch >= 1
-    assert found.reports == [{"epoch": found.epoch}]
+    assert [report["epoch"] for report in found.reports] == list(range(1, found.epoch + 1))
+    assert list(path.parent.glob("*.part")) == []
     assert set(np.asarray(found.state["w"]).tolist()) == {found.epoch}
+
+
+# Temporaries
+
+DEAD = ("checkpoint.part", "checkpoint.0123456789abcdef.part", "checkpoint.17.part")
+OTHERS = ("checkpoint.17.parts", "other.17.part", "part", "other.checkpoint.part")
+
+
+@pytest.mark.parametrize("use", [latest, lambda path: save_checkpoint(path, checkpoint_of(1))])
+def test_temporaries_of_dead_writers_are_removed(use: Callable[[Path], Any], path: Path) -> None:
+    """A writer lives as long as there is a lock on its temporary."""
+    alive = path.with_name("checkpoint.alive.part")
+    for name in (*DEAD, *OTHERS, alive.name):
+        path.with_name(name).write_bytes(b"sweep-check")
+    with alive.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        use(path)
+        names = {file.name for file in path.parent.iterdir()} - {path.name}
+        assert names == {*OTHERS, alive.name}
+    use(path)
+    assert not alive.exists()
+
+
+def test_a_name_with_signs_of_a_pattern_is_taken_as_it_is(tmp_path: Path) -> None:
+    path, other = tmp_path / "[ab]*", tmp_path / "a.17.part"
+    other.touch()
+    (tmp_path / "[ab]*.17.part").touch()
+    save_checkpoint(path, checkpoint_of(1))
+    assert set(tmp_path.iterdir()) == {path, other}
+
+
+def test_a_failed_write_leaves_nothing_behind(path: Path) -> None:
+    """A limit on the size of files stands for a full disk."""
+    save_checkpoint(path, checkpoint_of(1))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size, handler = path.stat().st_size, signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_checkpoint(path, checkpoint_of(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(path.parent.iterdir()) == [path]
+    assert_same(latest(path), checkpoint_of(1))

@@ -1,0 +1,99 @@
+"""The Ray cluster that a sweep runs on."""
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray._private import services, utils, worker
+
+from sweep.errors import CommandError
+from sweep.halt import Interrupted
+from sweep.slots import this_machine
+
+# Read by Ray when it starts. A process without a GPU share must see no GPU; Tune's own loggers and
+# working directories are not used.
+_RAY_ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """A connection to the cluster at `address` or RAY_ADDRESS, or to a new one of this machine."""
+    os.environ.update(_RAY_ENVIRONMENT)
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        knock(address)
+        with _left_to_us():
+            ray.init(
+                address=address,
+                include_dashboard=False if address == "local" else None,
+                num_cpus=int(this_machine()["CPU"]) if address == "local" else None,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+    except Exception as error:  # Ray raises bare ones, as where it is too slow to start
+        raise CommandError(
+            f"no Ray cluster answers at {address}: {error}\n"
+            "Start one with `ray start --head`, or leave --address out to use this machine.",
+            exit_code=5,
+        ) from error
+    try:
+        yield
+    except Interrupted:
+        _kill()
+        raise
+    except BaseException:
+        ray.shutdown()
+        raise
+    ray.shutdown()
+
+
+def _kill() -> None:
+    """End the processes of a cluster of our own, and what they started; a shutdown takes seconds.
+
+    Without the groups, Ray's agents would stay for 15 s.
+    """
+    node: Any = worker._global_node
+    for processes in node.all_processes.values() if node else ():
+        for started in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(started.process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def _left_to_us() -> Iterator[None]:
+    """What a signal ends is the driver's business, not Ray's.
+
+    Ray's processes start in groups of their own: a SIGTERM to the whole group of the driver, as
+    `timeout` and job schedulers send it, would end them under it. And Ray must not put handlers of
+    its own in the place of the driver's: one in Python, and one below it that dumps the stack.
+    """
+    taken = signal.getsignal(signal.SIGTERM)
+    popen, take_sigterm = services.ConsolePopen, utils.set_sigterm_handler
+    services.ConsolePopen = functools.partial(popen, process_group=0)
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        services.ConsolePopen, utils.set_sigterm_handler = popen, take_sigterm
+        signal.signal(signal.SIGTERM, taken)
+
+
+def knock(address: str) -> None:
+    """Refuse a `host:port` where nobody listens; Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()

@@ -1,0 +1,98 @@
+"""What another terminal may do to a sweep: pause, stop or cancel it, deliver what is left."""
+
+import subprocess
+from pathlib import Path
+
+from sweep.delivery import end_process, read_status, shipper_command, undelivered
+from sweep.directory import latest_driver, open_ledger, read_sweep
+from sweep.errors import CommandError
+from sweep.halt import send
+from sweep.lease import Holder, current_holder, driving
+from sweep.records import ENDED
+from sweep.results import write_best
+
+_SAID = {
+    "pause": "no new trials are started, and running ones train to their end; go on with: "
+    "sweep resume {name}",
+    "stop": "no new trials are started; it is over once the running ones have trained to their end",
+    "cancel": "its running trials are ended now",
+}
+
+
+def control(directory: Path, command: str) -> tuple[str, int]:
+    """Pause, stop or cancel a sweep; what to tell the person who asked, and the exit code.
+
+    A running sweep is told; one that is not run by any process is stopped or cancelled here.
+    """
+    name = directory.name
+    if holder := current_holder(directory):
+        return _tell(directory, holder, command), 0
+    with driving(directory, above=latest_driver(directory)) as lease:
+        ledger = open_ledger(directory, lease=lease)
+        state = ledger.sweep().state
+        if state in ENDED:
+            return f"{name} is over: {state}", 0
+        if command == "pause":
+            return f"{name} is not running; go on with: sweep resume {name}", 0
+        ledger.cancel()
+        ledger.set_state("stopped" if command == "stop" else "cancelled")
+        trials = ledger.trials()
+        write_best(ledger.sweep(), trials)
+    message, exit_code = deliver_now(directory)
+    return f"{name} is over, {len(trials)} trials; {message}", exit_code
+
+
+def _tell(directory: Path, holder: Holder, command: str) -> str:
+    """Tell the process that runs a sweep."""
+    state = read_sweep(directory)[0].state
+    if state in ENDED:
+        return f"{directory.name} is over: {state}; {holder} delivers what MLflow lacks of it"
+    send(directory, holder.number, command)
+    late = f", but {holder} must come back first" if holder.stale else ""
+    return f"{directory.name}: {_SAID[command].format(name=directory.name)}{late}"
+
+
+def why_taken(directory: Path) -> str:
+    """Why no sweep can be launched in a directory that exists, and what to do with the one there.
+
+    One that cannot be read is told of by the command that is named for it.
+    """
+    name = directory.name
+    resume = f"  go on with that sweep:  sweep resume {name}"
+    if holder := current_holder(directory):
+        return (
+            f"the name {name} is taken by {directory}, which is being run by {holder}\n"
+            f"  follow that sweep:      sweep status {name}"
+        )
+    try:
+        state = read_sweep(directory)[0].state
+    except (CommandError, ValueError):
+        return f"the name {name} is taken by {directory}\n{resume}"
+    more = " --num-trials N" if state in ENDED else ""
+    return f"the name {name} is taken by {directory}, which is {state}\n{resume}{more}"
+
+
+def deliver_now(directory: Path) -> tuple[str, int]:
+    """Deliver what MLflow lacks of a sweep; what came of it, and the exit code."""
+    if current_holder(directory):
+        raise CommandError(
+            f"{directory.name} is running and delivers by itself; see: sweep status "
+            f"{directory.name}",
+            exit_code=4,
+        )
+    shipper = subprocess.Popen([*shipper_command(directory), "--once"], start_new_session=True)
+    try:
+        code = shipper.wait()
+    finally:
+        end_process(shipper)
+    _, trials = read_sweep(directory)
+    status = read_status(directory)
+    late, epochs = undelivered(status, trials)
+    if code == 0:
+        return f"MLflow holds all of {directory.name}: {len(trials)} trials", 0
+    reason = status.error or "the delivery was cut off"
+    return (
+        f"{late} trials ({epochs} epochs) are not delivered: {reason}; try again with: "
+        f"sweep sync {directory.name}",
+        3,
+    )

@@ -1,0 +1,78 @@
+"""What the commands share: their options, and how they find and print things."""
+
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sweep.errors import CommandError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search_spaces import SweepConfig
+    from sweep.records import SweepRecord, TrialRecord
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="A sweep file, or a preset's name.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A sweep's name.")]
+SweepsDir = Annotated[
+    Path, typer.Option(envvar="SWEEP_DIR", help="The folder that holds the sweeps.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key: search.num_trials=8."),
+]
+ManualDir = Annotated[
+    Path | None, typer.Option(help="Take the data set's files from here (SWEEP_MANUAL_DIR).")
+]
+Address = Annotated[
+    str | None, typer.Option(help="The Ray cluster to run on (default: RAY_ADDRESS, or here).")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SWEEPS_DIR = Path("sweeps")
+
+
+def load_file(file: str, overrides: list[str] | None) -> "SweepConfig":
+    """A checked config, from a file or a preset."""
+    from search_spaces import load_config, preset_path, presets
+
+    path = Path(file)
+    preset = None if path.exists() else preset_path(file)
+    if not preset and not path.exists() and not path.suffix:
+        near = difflib.get_close_matches(file, presets(), 1)
+        hint = f"did you mean {near[0]}?" if near else f"presets are {', '.join(presets())}"
+        raise CommandError(f"there is no file and no preset {file}; {hint}", exit_code=2)
+    return load_config(preset or path, overrides or (), samples=20)
+
+
+def sweep_directory(name: str, sweeps_dir: Path) -> Path:
+    """The directory of an existing sweep."""
+    directory = sweeps_dir / name
+    files = ("sweep.json", "config.yaml")  # one alone is a damaged sweep, which is said later
+    if not any((directory / file).exists() for file in files):
+        names = [path.parent.name for path in sweeps_dir.glob("*/sweep.json")]
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {near[0]}?" if near else "list them with: sweep ls"
+        raise CommandError(f"no sweep {name} in {sweeps_dir}; {hint}", exit_code=2)
+    return directory
+
+
+def read_sweep_of(directory: Path) -> "tuple[SweepRecord, list[TrialRecord]]":
+    from sweep.directory import read_sweep
+
+    return read_sweep(directory)
+
+
+def console_for(*, stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 200
+    return Console(stderr=stderr, highlight=False, width=width)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))

@@ -1,0 +1,50 @@
+"""Breaks the product in one way, for test_the_tests.py: Python imports this module when it starts.
+
+PYTHONPATH=tests/faults/broken SWEEP_BREAK=WAY python -m pytest ...
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_in_place() -> None:
+    """Files are written where they are, not beside and then renamed."""
+    import sweep.files
+    from trainers.crashes import reach
+
+    def write_text(path: Path, text: str) -> None:
+        with path.open("w") as file:
+            file.write(text[: len(text) // 2])
+            file.flush()
+            reach(f"replace {path.name}")
+            file.write(text[len(text) // 2 :])
+        reach(f"replaced {path.name}")
+
+    sweep.files.write_text = write_text
+
+
+def grant_every_lease() -> None:
+    """Whoever asks for a sweep gets it, and nobody loses it."""
+    import sweep.lease
+
+    sweep.lease.current_holder = lambda directory: None
+    sweep.lease.Lease.check = lambda self: None
+
+
+def find_no_runs() -> None:
+    """The shipper looks for no runs that MLflow holds already."""
+    import sweep.shipping
+
+    main = sweep.shipping.main
+
+    def blind(connect: Callable[..., Any], *arguments: Any) -> int:
+        connect.__globals__["find_runs"] = lambda client, experiment_id, sweep_id: {}
+        return main(connect, *arguments)
+
+    sweep.shipping.main = blind
+
+
+if "SWEEP_BREAK" in os.environ:
+    globals()[os.environ["SWEEP_BREAK"]]()

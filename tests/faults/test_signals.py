@@ -1,0 +1,360 @@
+"""Ctrl-C and SIGTERM, in every phase of a command: it ends soon, with its code, and cleanly."""
+
+import contextlib
+import os
+import pty
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.faults.counts import count
+from tests.faults.harness import (
+    SWEEP,
+    Command,
+    Site,
+    assert_nothing_lost,
+    projected,
+    site,
+    until,
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
+]
+ONCE_S, TWICE_S = 30, 5  # as promised
+SMALL: dict[str, Any] = {"images": 256, "epochs": 200, "trials": 3}
+TINY: dict[str, Any] = {"images": 128, "epochs": 2, "trials": 2}
+HOW = ("ctrl-c", "sigterm", "group")
+
+
+class Terminal:
+    """A `sweep` command in the foreground of a terminal of its own."""
+
+    def __init__(self, here: Site, *arguments: str, **variables: str):
+        self._keyboard, its = pty.openpty()
+        self._log = here.folder / f"{len(list(here.folder.glob('*.log'))):03}.log"
+        self.process = subprocess.Popen(
+            ["setsid", "--ctty", SWEEP, *arguments],
+            cwd=here.folder,
+            env=os.environ | here.environment | {"TERM": "xterm-256color"} | variables,
+            stdin=its,
+            stdout=its,
+            stderr=its,
+        )
+        os.close(its)
+        with self._log.open("wb") as log:
+            self._reader = subprocess.Popen(
+                ["cat"], stdin=self._keyboard, stdout=log, stderr=subprocess.DEVNULL
+            )
+
+    def press_ctrl_c(self) -> None:
+        os.write(self._keyboard, b"\x03")
+
+    def wait(self, seconds: float = 280) -> int:
+        code = self.process.wait(seconds)
+        os.close(self._keyboard)
+        self._reader.wait(30)  # until nobody holds the terminal
+        return code
+
+    def output(self) -> str:
+        return self._log.read_text()
+
+
+def started(here: Site, how: str, *arguments: str, **variables: str) -> Command | Terminal:
+    """A command that can be interrupted in this way; without arguments launch or resume."""
+    if how != "ctrl-c":
+        return here.start(*arguments, **variables)
+    begun = (here.directory / "sweep.json").exists()
+    due = ("resume", "faults") if begun else ("launch", "faults.yaml")
+    return Terminal(here, *(arguments or due), **variables)
+
+
+def interrupt(command: Command | Terminal, how: str) -> None:
+    if isinstance(command, Terminal):
+        command.press_ctrl_c()
+    elif how == "group":  # as `timeout` does it
+        with contextlib.suppress(ProcessLookupError):
+            command.process.terminate()
+            os.killpg(command.process.pid, signal.SIGTERM)
+    else:
+        command.process.terminate()
+
+
+def wait_for(condition: Callable[[], object], command: Command | Terminal) -> None:
+    """Wait until a condition holds, which must be before the command ends."""
+
+    def over() -> bool:
+        return bool(condition()) or command.process.poll() is not None
+
+    until(over, command.output, 280)
+    assert condition(), command.output()
+
+
+def interrupt_again(command: Command | Terminal, how: str) -> None:
+    """Interrupt it once more when it has answered, if it still runs then."""
+
+    def answered() -> bool:
+        return "once more: at once" in command.output() or command.process.poll() is not None
+
+    until(answered, command.output)
+    time.sleep(0.4)  # sooner a SIGTERM counts as the same one
+    interrupt(command, how)
+
+
+def assert_ends(here: Site, command: Command | Terminal, how: str, within: float) -> str:
+    """It ends in that time with the code of its signal, and nothing of it runs on."""
+    begun = time.monotonic()
+    code = command.wait(within)
+    output = command.output()
+    assert code == (130 if how == "ctrl-c" else 143), output
+    assert "Traceback" not in output
+    assert "*** SIG" not in output  # the stack that Ray dumps
+    left = max(begun + within - time.monotonic(), 1)
+    until(lambda: not here.processes(), here.processes, left)
+    return output
+
+
+def partial_files(here: Site) -> list[Path]:
+    """What is half written, or was to be gone with its process."""
+    files = [path for path in here.folder.rglob("*") if path.is_file()]
+    return [path for path in files if path.suffix == ".part" or path.name.startswith(".")]
+
+
+def trains(here: Site) -> bool:
+    return bool(list(here.directory.glob("trials/*/metrics.jsonl")))
+
+
+def runs(here: Site, name: str) -> bool:
+    """Whether a process with that in its command line belongs to the site."""
+    found = False
+    for pid in here.processes():
+        with contextlib.suppress(OSError):  # it has just ended
+            found |= name in Path(f"/proc/{pid}/cmdline").read_text()
+    return found
+
+
+# Training
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_the_first_one_lets_epochs_finish(tmp_path: Path, how: str) -> None:
+    with site(tmp_path, **SMALL) as here:
+        command = started(here, how)
+        wait_for(lambda: trains(here), command)
+        interrupt(command, how)
+        output = assert_ends(here, command, how, ONCE_S)
+        assert "in 30 s at the latest; once more: at once" in output
+        assert "sweep resume faults" in output
+        assert partial_files(here) == []
+        assert_left_open(here)
+        if how == "ctrl-c":
+            accepted = here.accepted()
+            here.run()
+            assert_nothing_lost(here, accepted, incidents=1)
+
+
+def assert_left_open(here: Site) -> None:
+    """Of an interrupted sweep all is recorded, delivered and kept that was trained."""
+    sweep, trials = here.read()
+    assert sweep.state == "interrupted"
+    cut = [trial for trial in trials if trial.state == "running" and trial.reports]
+    assert cut
+    held = projected(here)
+    assert held.parent.info.status == "KILLED"
+    assert held.parent.data.tags["sweep.state"] == "interrupted"
+    for trial in cut:
+        assert (here.directory / "trials" / f"{trial.number:04d}" / "checkpoint").exists()
+        run = held.trials[trial.number]
+        assert (run.info.status, run.data.tags["state"]) == ("KILLED", "interrupted")
+        assert len(held.histories[trial.number]["train_loss"]) == len(trial.reports)
+
+
+@pytest.mark.parametrize("how", HOW[: count(1, 2)])
+def test_the_second_one_ends_it_at_once(tmp_path: Path, how: str) -> None:
+    with site(tmp_path, **SMALL) as here:
+        command = started(here, how)
+        wait_for(lambda: trains(here), command)
+        interrupt(command, how)
+        interrupt_again(command, how)
+        output = assert_ends(here, command, how, TWICE_S)
+        assert "sweep resume faults" in output
+        assert partial_files(here) == []
+        here.run()
+        assert_nothing_lost(here, incidents=1)
+
+
+@pytest.mark.parametrize("seed", range(count(1, 20)))
+def test_at_a_random_instant(tmp_path: Path, seed: int) -> None:
+    dice = random.Random(seed)
+    how, twice = dice.choice(HOW), dice.random() < 0.5
+    with site(tmp_path, **SMALL) as here:
+        command = started(here, how)
+        wait_for(lambda: "starting Ray" in command.output(), command)
+        time.sleep(dice.uniform(0, 12))
+        accepted = here.accepted()
+        interrupt(command, how)
+        if twice:
+            interrupt_again(command, how)
+        if command.process.poll() != 0:  # it was not faster
+            assert_ends(here, command, how, TWICE_S if twice else ONCE_S)
+        assert partial_files(here) == []
+        here.run()
+        assert_nothing_lost(here, accepted, incidents=1)
+
+
+@pytest.mark.skipif(count(0, 1) == 0, reason="an epoch of half a minute: with SWEEP_FAULTS=full")
+def test_an_epoch_that_takes_too_long(tmp_path: Path, manual_dir: Path) -> None:
+    """Its trial stays open at its last checkpoint."""
+    images = {"SWEEP_MANUAL_DIR": str(manual_dir), "SWEEP_CACHE_DIR": str(tmp_path / "cache")}
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        with site(tmp_path / "site", images=59_000, epochs=2, trials=2) as here:
+            arguments = ("launch", "faults.yaml", "--set", "data.dataset=fashion_mnist")
+            command = started(here, "ctrl-c", *arguments, **images)
+            wait_for(lambda: trains(here), command)
+            trained = here.passed()["checkpoint written"]
+            interrupt(command, "ctrl-c")
+            begun = time.monotonic()
+            assert_ends(here, command, "ctrl-c", ONCE_S)
+            assert time.monotonic() - begun > 15
+            assert here.passed()["checkpoint written"] == trained  # it was cut off in an epoch
+            assert [trial.state for trial in here.read()[1]] == ["running"] * 2
+            for other in others:
+                other.kill()
+            assert here.start(**images).wait(600) == 0
+            assert_nothing_lost(here, incidents=1)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+# Start-up
+
+
+def importing(here: Site, command: Command | Terminal) -> bool:
+    return "ray/_raylet" in Path(f"/proc/{command.process.pid}/maps").read_text()
+
+
+def starting_ray(here: Site, command: Command | Terminal) -> bool:
+    return runs(here, "gcs_server")
+
+
+def loading_data(here: Site, command: Command | Terminal) -> bool:
+    return (here.folder / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("phase", "how"),
+    [
+        (importing, "ctrl-c"),
+        (importing, "sigterm"),
+        (starting_ray, "ctrl-c"),
+        (starting_ray, "group"),
+        (loading_data, "ctrl-c"),
+        (loading_data, "sigterm"),
+    ],
+)
+def test_a_launch_that_was_not_begun(
+    tmp_path: Path, phase: Callable[[Site, Command | Terminal], bool], how: str, manual_dir: Path
+) -> None:
+    variables = {"SWEEP_CACHE_DIR": str(tmp_path / "cache"), "SWEEP_MANUAL_DIR": str(manual_dir)}
+    dataset = "fashion_mnist" if phase is loading_data else "digits"
+    with site(tmp_path, **TINY) as here:
+        arguments = ("launch", "faults.yaml", "--set", f"data.dataset={dataset}")
+        command = started(here, how, *arguments, **variables)
+        wait_for(lambda: phase(here, command), command)
+        interrupt(command, how)
+        output = assert_ends(here, command, how, ONCE_S)
+        assert "stopped" in output
+        assert phase is importing or "nothing was begun" in output
+        assert not here.directory.exists()
+        assert partial_files(here) == []
+
+
+# After the search
+
+
+class Undelivered(NamedTuple):
+    """A sweep whose tracking server takes requests and never answers."""
+
+    here: Site
+    output: str  # of its launch, which was interrupted while it delivered
+
+
+@pytest.fixture(scope="module")
+def undelivered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undelivered]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with site(tmp_path_factory.mktemp("undelivered"), uri, **TINY) as here:
+            command = started(here, "ctrl-c")
+            ledger = here.directory / "study.journal"
+            wait_for(lambda: ledger.exists() and here.read()[0].state == "finished", command)
+            interrupt(command, "ctrl-c")
+            yield Undelivered(here, assert_ends(here, command, "ctrl-c", ONCE_S))
+
+
+def test_the_last_delivery(undelivered: Undelivered) -> None:
+    here, output = undelivered
+    assert here.read()[0].state == "finished"
+    assert (here.directory / "best.yaml").exists()
+    assert re.search("delivering to MLflow for 5 s more; once more: at once", output)
+    assert re.search("winner +trial [01]", output)
+    assert re.search("deliver +sweep sync faults", output)
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("arguments", [("sync", "faults"), ("resume", "faults")])
+def test_a_delivery_that_is_all_there_is_to_do(
+    undelivered: Undelivered, arguments: tuple[str, ...], how: str
+) -> None:
+    here = undelivered.here
+    command = started(here, how, *arguments)
+    wait_for(lambda: runs(here, "sweep.tracking"), command)
+    interrupt(command, how)
+    if arguments[0] == "resume":
+        interrupt_again(command, how)
+    assert_ends(here, command, how, TWICE_S)
+    assert here.read()[0].state == "finished"
+    assert partial_files(here) == []
+
+
+@pytest.mark.parametrize("seed", range(count(2, 20)))
+def test_an_export_writes_all_or_nothing(undelivered: Undelivered, seed: int) -> None:
+    here = undelivered.here
+    whole = (here.directory / "best.yaml").read_text()
+    output = here.folder / f"{seed}.yaml"
+    command = here.start("export", "faults", "-o", output.name)
+    if seed:
+        time.sleep(random.Random(seed).uniform(0, 3))
+    else:
+        wait_for(output.exists, command)
+    interrupt(command, "sigterm")
+    # Until the interpreter runs our code, a signal ends it as it ends any program.
+    assert command.wait(TWICE_S) in (0, 143, -signal.SIGTERM)
+    assert "Traceback" not in command.output()
+    assert not output.exists() or output.read_text() == whole
+    assert partial_files(here) == []
+
+
+@pytest.mark.parametrize("how", HOW[:2])
+def test_training_again(undelivered: Undelivered, how: str) -> None:
+    here = undelivered.here
+    text = (here.directory / "best.yaml").read_text()
+    (here.folder / "long.yaml").write_text(text.replace("num_epochs: 2", "num_epochs: 100000"))
+    command = started(here, how, "train", "long.yaml")
+    wait_for(lambda: "epoch   1" in command.output(), command)
+    interrupt(command, how)
+    assert "stopped" in assert_ends(here, command, how, TWICE_S)
+    assert partial_files(here) == []

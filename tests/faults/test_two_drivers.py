@@ -1,0 +1,168 @@
+"""Two commands that would drive one sweep: exactly one does, also after the other was frozen."""
+
+import contextlib
+import os
+import re
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from search_spaces import load_config, planned_steps
+from sweep.directory import create_ledger
+from sweep.facts import sweep_facts
+from sweep.launch import load_data
+from sweep.lease import STALE_S, current_holder
+from tests.faults.counts import count
+from tests.faults.harness import SWEEP, Command, Site, assert_nothing_lost, site, until
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
+]
+
+REFUSAL_S = 5.0  # promised from start to end, on a machine that has nothing else to do
+HOLDER = r"faults is being (run|launched) by process (?P<pid>\d+) of \S+ on \S+, since \d{4}-"
+TINY: dict[str, Any] = {"images": 256, "epochs": 2, "trials": 2}
+
+
+def create(here: Site, storage: str | None = None) -> None:
+    """The site's sweep, as a launch makes it, before any trial."""
+    config = load_config(here.folder / "faults.yaml")
+    create_ledger(
+        here.directory,
+        config,
+        storage=storage,
+        tracking_uri=here.tracking_uri,
+        steps_per_epoch=planned_steps(config),
+        facts=sweep_facts(config, load_data(config, None)),
+    )
+
+
+def refused(commands: list[Command]) -> tuple[Command, Command]:
+    """Which of two commands goes on, and which was refused within the promised time.
+
+    The time is that of the processor, for other tests may run at the same time.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    until(lambda: any(command.process.poll() is not None for command in commands))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = [command for command in commands if command.process.returncode is not None]
+    assert len(ended) == 1, [command.output() for command in commands]
+    assert ended[0].process.returncode == 4, ended[0].output()
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < REFUSAL_S
+    assert "Traceback" not in ended[0].output()
+    (winner,) = [command for command in commands if command is not ended[0]]
+    return winner, ended[0]
+
+
+def end(here: Site, command: Command) -> None:
+    command.kill()
+    here.end_processes()
+    until(lambda: not here.processes(), here.processes, 30)
+
+
+def test_two_resumes_at_once(tmp_path: Path) -> None:
+    with site(tmp_path / "site", **TINY) as here:
+        create(here)
+        for _ in range(count(3, 20)):
+            arguments = ("resume", "faults")
+            winner, loser = refused([here.start(*arguments), here.start(*arguments)])
+            told = re.search(HOLDER, loser.output())
+            assert told, loser.output()
+            assert int(told["pid"]) == winner.process.pid
+            end(here, winner)
+        here.run()
+        assert_nothing_lost(here)
+
+
+def test_two_launches_at_once(tmp_path: Path) -> None:
+    with site(tmp_path / "site", **TINY) as here:
+        for _ in range(count(3, 20)):
+            arguments = ("launch", "faults.yaml")
+            winner, loser = refused([here.start(*arguments), here.start(*arguments)])
+            told = re.search(HOLDER, loser.output())
+            assert told, loser.output()
+            assert int(told["pid"]) == winner.process.pid
+            end(here, winner)
+            shutil.rmtree(here.directory, ignore_errors=True)
+
+
+def test_two_copies_of_a_sweep_in_one_database(tmp_path: Path) -> None:
+    """The copies know nothing of each other's leases, but the database does."""
+    storage = f"sqlite:///{tmp_path}/studies.db"
+    with site(tmp_path / "site", **TINY) as here:
+        create(here, storage)
+        shutil.copytree(here.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("*.log"))
+        arguments = ("resume", "faults")
+        commands = [here.start(*arguments), copied(here, tmp_path / "copy", *arguments)]
+        winner, loser = refused(commands)
+        assert re.search(rf"by process {winner.process.pid} (of|on) \S+", loser.output())
+        end(here, winner)
+        text = here.run(*arguments, code=4)
+        assert f"is being run by process {winner.process.pid} on" in text
+        forget(storage)
+        text = here.run(*arguments, code=4)
+        assert "sweep resume faults --takeover" in text
+        here.run(*arguments, "--takeover")
+        assert_nothing_lost(here)
+
+
+def copied(here: Site, folder: Path, *arguments: str) -> Command:
+    """A command in a copy of the site's folder."""
+    return Command(folder, [SWEEP, *arguments], here.environment)
+
+
+def forget(storage: str) -> None:
+    """Make the claim in a database one that has not been heard of for long."""
+    sampler = optuna.samplers.RandomSampler(0)
+    study = optuna.load_study(study_name="faults", storage=storage, sampler=sampler)
+    claim = study.user_attrs["driver"]
+    study.set_user_attr("driver", claim | {"beat": time.time() - 3 * STALE_S})
+
+
+@pytest.mark.parametrize("frozen", ["the driver", "all its processes"])
+def test_a_frozen_driver_is_taken_over_from(frozen: str, tmp_path: Path) -> None:
+    """Once it goes on, it finds that out, and nothing that it still writes counts."""
+    with site(tmp_path / "site", epochs=40, trials=4) as here:
+        create(here)
+        old = here.start()
+        until(lambda: here.passed()["recorded"] >= 2, old.output)
+        stopped = [old.process.pid] if frozen == "the driver" else here.processes()
+        signalled(stopped, signal.SIGSTOP)
+        accepted = here.accepted()
+        grow_stale(here)
+        text = here.run("resume", "faults", code=4)
+        assert re.search(HOLDER, text)
+        assert re.search(r"not heard of for \d+ s; .*sweep resume faults --takeover", text)
+        before = here.passed()["recorded"]
+        new = here.start("resume", "faults", "--takeover")
+        until(lambda: here.passed()["recorded"] >= before + 2, new.output)
+        signalled(stopped, signal.SIGCONT)
+        assert old.wait() == 4, old.output()
+        assert f"faults was taken over by process {new.process.pid} of" in old.output()
+        assert "Traceback" not in old.output()
+        assert new.wait() == 0, new.output()
+        assert_nothing_lost(here, accepted)
+
+
+def signalled(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def grow_stale(here: Site) -> None:
+    """In full the driver is not heard of for 90 s, in CI it looks as if it were not."""
+    age = 3 * STALE_S
+    time.sleep(count(0, round(age)))
+    holder = current_holder(here.directory)
+    assert holder is not None
+    then = min(holder.beat, time.time() - age)
+    os.utime(here.directory / "drivers" / f"{holder.number:04d}.json", (then, then))
