@@ -4,15 +4,12 @@ import contextlib
 import hashlib
 import json
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
-from optuna.storages import JournalStorage
 
 from search_spaces import (
     ConfigError,
@@ -28,13 +25,15 @@ from sweep.delivery import without_password
 from sweep.errors import CommandError
 from sweep.files import write_text
 from sweep.functions import keep_sources
-from sweep.journal import SealedJournal
 from sweep.lease import Lease, current_holder
 from sweep.lines import DamagedError, Lines
 from sweep.naming import create_study, making_folder
 from sweep.proposals import is_proposed
 from sweep.records import SweepRecord, TrialRecord, now_ms
+from sweep.samplers import sampler_for
+from sweep.storage import open_storage
 from sweep.study import Ledger
+from trainers.files import sync_directory
 
 _FORMAT = 2
 _NO_SAMPLER = optuna.samplers.RandomSampler(0)  # for a study that is only read
@@ -84,6 +83,7 @@ def _made_whole(directory: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         yield folder
         folder.rename(directory)
+        sync_directory(directory.parent)
     except OSError as error:
         if directory.exists():
             raise CommandError(f"{directory} exists already", exit_code=4) from error
@@ -113,7 +113,7 @@ def _create_study(
 ) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        place = _storage(folder, storage, None)
+        place = open_storage(folder, storage, None)
         return create_study(name, place, config.search.goal, shared=storage is not None)
     except CommandError:
         raise
@@ -143,7 +143,7 @@ def open_ledger(
     place = without_password(header["storage"] or str(journal))
     try:
         study = optuna.load_study(
-            storage=_storage(directory, header["storage"], lease),
+            storage=open_storage(directory, header["storage"], lease),
             study_name=header["name"],
             sampler=_NO_SAMPLER,
         )
@@ -153,9 +153,12 @@ def open_ledger(
         raise CommandError(
             f"{place} must hold the study of {directory}, but it does not; restore it from a backup"
         ) from error
+    except CommandError:
+        raise
     except Exception as error:
         raise CommandError(
-            f"the study of {directory} cannot be read from {place}: {error}"
+            f"the study of {directory} cannot be read from {place}: {error}",
+            exit_code=5 if header["storage"] else 1,
         ) from error
     config = _with_budget(_config_of(directory, study, place), study)
     _check_whole(directory, study, place)
@@ -163,13 +166,19 @@ def open_ledger(
         lease.claim(study, takeover=takeover)
     ledger = Ledger(directory, config, header, study, lease)
     if proposing or lease:
-        ledger.sampler_for = lambda number: _sampler(config, number)
+        ledger.sampler_for = lambda number: sampler_for(config, number)
     return ledger
 
 
 def latest_driver(directory: Path) -> int:
-    """The number of the last driver that wrote into the sweep's journal, 0 if there is none."""
-    lines = Lines(directory / "study.journal")
+    """The number of the last driver that wrote a line of the sweep's files, 0 if there is none."""
+    journal = directory / "study.journal"  # none where the study is in a database
+    paths = [journal] if journal.exists() else directory.glob("trials/*/metrics.jsonl")
+    return max((_last_writer(path) for path in paths), default=0)
+
+
+def _last_writer(path: Path) -> int:
+    lines = Lines(path)
     with contextlib.suppress(CommandError):  # damaged: said when the ledger is opened
         lines.new()
     return lines.driver
@@ -259,25 +268,6 @@ def read_sweep(directory: Path) -> tuple[SweepRecord, list[TrialRecord]]:
     if sweep.state == "running" and not current_holder(directory):
         sweep = sweep._replace(state="interrupted")  # its driver died
     return sweep, ledger.trials()
-
-
-def _storage(directory: Path, url: str | None, lease: Lease | None) -> Any:
-    return url or JournalStorage(SealedJournal(directory / "study.journal", lease))
-
-
-def _sampler(config: SweepConfig, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler for one trial, so that a proposal is a function of the ledger alone."""
-    seed = int(np.random.SeedSequence([config.search.seed, number]).generate_state(1)[0])
-    if config.search.algorithm == "tpe":
-        with warnings.catch_warnings():
-            # Modelling a family's parameters together, family by family, is marked experimental.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.TPESampler(
-                multivariate=True, group=True, constant_liar=True, seed=seed
-            )
-    if config.search.algorithm == "cmaes":
-        return optuna.samplers.CmaEsSampler(seed=seed)
-    return optuna.samplers.RandomSampler(seed=seed)
 
 
 def _sha256(text: str) -> str:

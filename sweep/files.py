@@ -2,35 +2,34 @@
 
 import contextlib
 import fcntl
-import glob
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from trainers.crashes import reach
+from trainers.files import remove_leftovers, sync_directory, temporary_for
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file so that it is whole after a crash at any instant."""
-    _remove_leftovers(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with temporary.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # ends with this process: so others know a leftover
-        file.write(text)
+    remove_leftovers(path)
+    with temporary_for(path) as file:
+        file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
         reach(f"replace {path.name}")
-        temporary.replace(path)
+        os.replace(file.name, path)
+    sync_directory(path.parent)
     reach(f"replaced {path.name}")
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove the temporaries of writers that died."""
-    for leftover in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-        with contextlib.suppress(OSError), leftover.open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            leftover.unlink()
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it, durably, where they are missing."""
+    if not path.exists():
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_directory(path.parent)
 
 
 @contextlib.contextmanager

@@ -51,7 +51,14 @@ def keep_sources(config: SweepConfig, directory: Path) -> None:
 def check_sources(config: SweepConfig, directory: Path) -> None:
     """Raise CommandError if a function is not the one that the sweep was launched with."""
     load_file.cache_clear()
-    for name, text in _sources(config).items():
+    try:
+        sources = _sources(config)
+    except (Exception, SystemExit) as error:
+        raise CommandError(
+            f"the functions of {directory.name} must be importable, but {type(error).__name__}: "
+            f"{error}; restore them from {directory / FOLDER}, and what they import"
+        ) from error
+    for name, text in sources.items():
         kept = directory / FOLDER / name
         if not kept.exists() or kept.read_text() != text:
             raise CommandError(

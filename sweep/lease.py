@@ -23,7 +23,9 @@ from typing import Any, NamedTuple
 import optuna
 
 from sweep.errors import CommandError
+from sweep.files import make_directory
 from sweep.lines import sealed, unsealed
+from trainers.files import sync_directory
 
 BEAT_S = 5.0
 STALE_S = 30.0
@@ -116,10 +118,11 @@ def driving(directory: Path, *, takeover: bool = False, above: int = 0) -> Itera
     from a holder that has not been heard of for 30 s.
     """
     while True:
-        holder = current_holder(directory)
+        latest = latest_number(directory)
+        holder = _holder(_record_path(directory, latest))
         if holder and not (takeover and holder.stale):
             raise refusal(directory.name, str(holder), stale=holder.stale)
-        number, started = max(above, latest_number(directory)) + 1, time.time()
+        number, started = max(above, latest) + 1, time.time()
         try:
             file = _published(_record_path(directory, number), own_record(started, number))
             break
@@ -138,7 +141,11 @@ def driving(directory: Path, *, takeover: bool = False, above: int = 0) -> Itera
 
 def current_holder(directory: Path) -> Holder | None:
     """The driver that has the lease now."""
-    path = _record_path(directory, latest_number(directory))
+    return _holder(_record_path(directory, latest_number(directory)))
+
+
+def _holder(path: Path) -> Holder | None:
+    """Who wrote that record, if the lock that goes with it is still held."""
     if not path.exists():
         return None
     with path.open("rb") as file:
@@ -161,14 +168,16 @@ def seconds_driven(directory: Path, *, before: int | None = None) -> float:
 
 def _published(path: Path, record: str) -> Any:
     """The record of a new driver, locked before anyone can see it."""
-    path.parent.mkdir(exist_ok=True)
+    make_directory(path.parent)
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     file = temporary.open("w")
     try:
         file.write(record)
         file.flush()
+        os.fsync(file.fileno())
         fcntl.flock(file, fcntl.LOCK_EX)
         os.link(temporary, path)
+        sync_directory(path.parent)
     except BaseException:
         file.close()
         raise
@@ -211,6 +220,11 @@ def _record_path(directory: Path, number: int) -> Path:
 
 def _claim(identity: str) -> dict[str, Any]:
     return {"id": identity, "host": platform.node(), "pid": os.getpid(), "beat": time.time()}
+
+
+def is_claimed(study: optuna.Study) -> bool:
+    """Whether a driver holds a study in a database."""
+    return bool((study.user_attrs.get(_CLAIM) or {}).get("id"))
 
 
 def refusal(name: str, holder: str, *, stale: bool) -> CommandError:

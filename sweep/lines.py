@@ -16,6 +16,7 @@ from typing import Any
 
 from sweep.errors import CommandError
 from trainers.crashes import reach
+from trainers.files import sync_directory
 
 _SEAL = ', "crc32": "%08x"}'
 _SEAL_LENGTH = len(_SEAL % 0)
@@ -62,6 +63,7 @@ def append_lines(path: Path, documents: Sequence[dict[str, Any]], driver: int) -
     """Append documents durably, or raise OSError and none; a cut-off last line is removed."""
     text = b"".join(sealed(document, driver) + b"\n" for document in documents)
     reach(f"append {path.name}")
+    new = not path.exists()
     with path.open("ab+", buffering=0) as file:
         _drop_torn_line(file)
         before, written = file.seek(0, os.SEEK_END), 0
@@ -71,6 +73,8 @@ def append_lines(path: Path, documents: Sequence[dict[str, Any]], driver: int) -
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             reach(f"appended {path.name}")
             os.fsync(file.fileno())
+            if new:
+                sync_directory(path.parent)
         except OSError as error:
             if file.seek(0, os.SEEK_END) == before + written:  # nobody has written behind it
                 file.truncate(before)

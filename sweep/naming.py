@@ -20,7 +20,7 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError
 
 from sweep.errors import CommandError
-from sweep.lease import current_holder, own_record, read_holder, refusal
+from sweep.lease import current_holder, is_claimed, own_record, read_holder, refusal
 
 Goal = Literal["minimize", "maximize"]
 _MAKER = "made_by"  # the study's attribute
@@ -121,11 +121,11 @@ def _is_left_over(storage: Any, name: str) -> bool:
     if _MAKER not in study.user_attrs:
         time.sleep(_PATIENCE_S)
     attrs = study.user_attrs
-    if "state" in attrs or study.get_trials(deepcopy=False, states=_STARTED):
+    if "state" in attrs or is_claimed(study) or study.get_trials(deepcopy=False, states=_STARTED):
         return False
     maker = attrs.get(_MAKER)
     if maker is None:
-        return True
+        return not attrs and not study.get_trials(deepcopy=False)
     return maker["host"] == platform.node() and not _lives(maker["pid"])
 
 

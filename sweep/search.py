@@ -34,21 +34,17 @@ class Referee:
         """End trial `number` in the ledger if its last report is a reason to; whether it was."""
         config, epoch = self._ledger.config, report["epoch"]
         self.failures = []
-        if report["diverged"]:
-            reason = f"the loss stopped being finite in epoch {epoch}"
-            self._ledger.end(number, "diverged", reason)
-            return True
         own = self._progress.get(number) or self._new(space)
-        own = own._replace(values={**own.values, epoch: report[config.search.metric]})
-        self._progress[number] = own
+        if not report["diverged"]:
+            own = own._replace(values={**own.values, epoch: report[config.search.metric]})
+            self._progress[number] = own
+        if self._ledger.end_if_over(number, report):
+            return True
         others = [progress for key, progress in self._progress.items() if key != number]
-        if epoch == config.training.num_epochs:
-            self._ledger.end(number, "complete", "")
-        elif reason := reason_to_stop(config, own, epoch, others):
+        reason = reason_to_stop(config, own, epoch, others)
+        if reason:
             self._ledger.end(number, "pruned", reason)
-        else:
-            return False
-        return True
+        return bool(reason)
 
     def fail(self, number: int, reason: str) -> None:
         """End a trial that an exception or the loss of its workers ended."""
@@ -107,6 +103,7 @@ class LedgerSearcher(Searcher):
             return None  # its end was what had been cut off
         if recorded and self._referee.judge(number, space, recorded[-1]):
             return None  # so it was here, a moment before
+        self._ledger.check_curve(number)
         return {"number": number, "space": space, "skip_epochs": len(recorded)}
 
     def _new(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ the driver writes; any other process may read at any time. A sweep's directory h
     trials/0007/             metrics.jsonl: one line per epoch; checkpoint: the training state
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -25,7 +26,8 @@ from search_spaces import (
     flat_parameters,
     sample_space,
 )
-from sweep.files import write_text
+from sweep.errors import CommandError
+from sweep.files import make_directory, write_text
 from sweep.lease import Lease
 from sweep.lines import append_lines
 from sweep.metrics import checkpoint_path, finite, put_aside, read_reports, value_of
@@ -169,7 +171,10 @@ class Ledger:
         frozen = self._frozen(number)
         self._use_sampler(number)
         self._live[number] = optuna.trial.Trial(self.study, frozen._trial_id)
-        self._propose(self._live[number])
+        if frozen.user_attrs.get("curve_sha256"):
+            make_directory(self.trial_directory(number))
+        else:
+            self._propose(self._live[number])
         reports, damage = read_reports(self.metrics_path(number))
         if damage:
             put_aside(self.metrics_path(number), reports, self.driver)
@@ -178,6 +183,20 @@ class Ledger:
                 self._report_value(number, report)
         self._recorded[number] = len(reports)
         return reports
+
+    def check_curve(self, number: int) -> None:
+        """Raise CommandError if a trial that goes on would follow another curve than before."""
+        expected = self._frozen(number).user_attrs["curve_sha256"]
+        try:
+            found = hashlib.sha256(self.curve(self.space(number)).tobytes()).hexdigest()
+        except ValueError as error:
+            found = f"none: {error}"
+        if found != expected:
+            raise CommandError(
+                f"the learning rates of trial {number} must be those it began with, sha256 "
+                f"{expected}, but they are {found}; restore what has changed since, a file that "
+                "its function imports or another NumPy, or launch under a new name"
+            )
 
     def ended_again(self, number: int) -> bool:
         """Whether a reopened trial had been judged already, and is ended as it was judged."""
@@ -203,13 +222,13 @@ class Ledger:
             momentum_curve(space, curve, steps_per_epoch=steps)
         except ValueError as error:
             trial.set_user_attr("curve_sha256", "")
-            self.trial_directory(trial.number).mkdir(parents=True, exist_ok=True)
+            make_directory(self.trial_directory(trial.number))
             self.end(
                 trial.number, "failed", f"{traceback_of(error)}the schedule is not valid: {error}"
             )
             raise InvalidTrialError(str(error)) from error
         trial.set_user_attr("curve_sha256", hashlib.sha256(curve.tobytes()).hexdigest())
-        self.trial_directory(trial.number).mkdir(parents=True, exist_ok=True)
+        make_directory(self.trial_directory(trial.number))
 
     def curve(self, space: Mapping[str, Any]) -> np.ndarray:
         """The learning-rate curve of a concrete point of the search space."""
@@ -264,14 +283,28 @@ class Ledger:
     def _drop_checkpoints(self, number: int, *, keep_last: bool) -> None:
         path = checkpoint_path(self.trials_directory, number)
         for unneeded in (*path.parent.glob(path.name + ".*"), *([] if keep_last else [path])):
-            unneeded.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it does no harm
+                unneeded.unlink()
+
+    def end_if_over(self, number: int, report: Mapping[str, Any]) -> bool:
+        """End a trial whose last report is that of its last epoch, or diverged; whether it was."""
+        if report["diverged"]:
+            reason = f"the loss stopped being finite in epoch {report['epoch']}"
+            self.end(number, "diverged", reason)
+            return True
+        if report["epoch"] == self.config.training.num_epochs:
+            self.end(number, "complete", "")
+            return True
+        return False
 
     def cancel(self) -> None:
-        """End all trials that are open."""
+        """End all trials that are open; one that had only to be closed keeps its result."""
         for number in self.interrupted():
-            self.reopen(number)
-            if not self.ended_again(number):
-                self.end(number, "cancelled", "the sweep was cancelled")
+            with contextlib.suppress(InvalidTrialError):  # it is held as failed
+                reports = self.reopen(number)
+                over = self.ended_again(number)
+                if not over and not (reports and self.end_if_over(number, reports[-1])):
+                    self.end(number, "cancelled", "the sweep was cancelled")
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]

@@ -6,22 +6,19 @@ safetensors is imported where a file is written or read: training without one ne
 """
 
 import contextlib
-import fcntl
-import glob
 import hashlib
 import json
 import logging
 import math
 import os
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import jax
 import numpy as np
 
 from trainers.crashes import reach
+from trainers.files import remove_leftovers, sync_directory, temporary_for
 
 _MAGIC = b"sweep-checkpoint 1 "
 _HEADER_BYTES = 100_000_000  # the longest header of an image that safetensors reads
@@ -56,7 +53,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "reports": json.dumps(checkpoint.reports, allow_nan=False),
     }
     payload = save(_named_arrays(checkpoint.state), metadata=metadata)
-    _remove_leftovers(path)
+    remove_leftovers(path)
     for place in (path, previous_path(path)):
         if place.is_dir():  # which no file can be renamed to
             _put_aside(place)
@@ -68,7 +65,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def _replace(path: Path, payload: bytes) -> None:
-    with _temporary(path) as file:
+    with temporary_for(path) as file:
         file.write(_seal(payload))
         file.write(payload)
         file.flush()
@@ -78,6 +75,7 @@ def _replace(path: Path, payload: bytes) -> None:
             path.replace(previous_path(path))
         reach("checkpoint set aside")
         os.replace(file.name, path)
+    sync_directory(path.parent)
 
 
 def load_checkpoint(path: Path, like: Any, fingerprint: str) -> Checkpoint:
@@ -105,7 +103,7 @@ def load_latest(path: Path, like: Any, fingerprint: str) -> Checkpoint | None:
 
     One that is not sound is put aside, so that it never takes the place of a sound one.
     """
-    _remove_leftovers(path)
+    remove_leftovers(path)
     for candidate in (path, previous_path(path)):
         try:
             return load_checkpoint(candidate, like, fingerprint)
@@ -120,36 +118,6 @@ def load_latest(path: Path, like: Any, fingerprint: str) -> Checkpoint | None:
 def previous_path(path: Path) -> Path:
     """Where the checkpoint before the one at `path` lies."""
     return path.with_name(path.name + ".previous")
-
-
-@contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[BinaryIO]:
-    """A file to be renamed to `path`, removed unless it is.
-
-    Its name is its own even among machines, whose process ids may be the same. A lock on it ends
-    with this process, which is how others know a dead writer from one that is only frozen.
-    """
-    while True:
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-        file = temporary.open("xb")
-        with contextlib.suppress(OSError):  # without locks none is taken for a dead writer's
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if temporary.exists():
-            break
-        file.close()  # it was removed before it was locked
-    try:
-        with file:
-            yield file
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove the temporaries of dead writers, those that nobody holds a lock on."""
-    for leftover in path.parent.glob(glob.escape(path.name) + ".*part"):
-        with contextlib.suppress(OSError), leftover.open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            leftover.unlink()
 
 
 def _put_aside(path: Path) -> Path:

@@ -1,15 +1,19 @@
 """Real sweeps that are killed, cut off and corrupted, and what must hold afterwards."""
 
+import atexit
 import contextlib
+import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +22,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from sweep.directory import read_sweep
+from sweep.projection import parameters
 from sweep.records import SweepRecord, TrialRecord
+from sweep.results import best_config_yaml, best_trial
 
+COMPILED = tempfile.mkdtemp(prefix="sweep-jax-")
+atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
 SWEEP = str(Path(sys.executable).with_name("sweep"))
 FAMILIES = """
     constant: {peak_lr: {log_uniform: [1e-2, 0.3]}}
@@ -35,7 +43,7 @@ space:
   momentum: {{uniform: [0, 0.9]}}
 search: {{algorithm: {algorithm}, num_trials: {trials}, seed: 5}}
 pruning: {{algorithm: {pruning}, grace_epochs: 2, reduction_factor: 2}}
-resources: {{gpus_per_trial: 0, cpus_per_trial: 1}}
+resources: {{gpus_per_trial: 0, cpus_per_trial: 1, max_concurrent: {at_once}}}
 """
 
 
@@ -44,9 +52,11 @@ class Site:
 
     def __init__(self, folder: Path, tracking_uri: str | None = None, **fields: Any):
         defaults = {"images": 1024, "epochs": 4, "algorithm": "random", "trials": 16}
-        fields = defaults | {"pruning": "none", "families": FAMILIES} | fields
+        defaults |= {"pruning": "none", "families": FAMILIES, "at_once": 2}
+        fields = defaults | fields
         self.folder, self.directory = folder, folder / "sweeps" / "faults"
         self.trials, self.epochs = fields["trials"], fields["epochs"]
+        self.at_once = fields["at_once"]
         self.marks, self.identity = folder / "marks", uuid.uuid4().hex
         self.marks.mkdir(parents=True)
         self.commands: list[Command] = []
@@ -57,6 +67,11 @@ class Site:
             "SWEEP_CRASH_MARKS": str(self.marks),
             "SWEEP_FAULT_SITE": self.identity,
             "PYTHONWARNINGS": "ignore",
+            "PYTHONDONTWRITEBYTECODE": "",
+            # What the sites' programs are compiled to, so that each is compiled once.
+            "JAX_COMPILATION_CACHE_DIR": COMPILED,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
 
     def start(self, *arguments: str, **variables: str) -> "Command":
@@ -79,14 +94,17 @@ class Site:
         path = self.marks / "passed"
         return Counter(path.read_text().splitlines() if path.exists() else [])
 
-    def repeated(self) -> int:
-        """How many epochs were trained more than once, each time counted."""
-        epochs = {
-            line: number
-            for line, number in self.passed().items()
-            if line.startswith("checkpoint: ")
-        }
-        return sum(epochs.values()) - len(epochs)
+    def recorded(self) -> int:
+        """How many epochs are recorded so far."""
+        return self.passed()["recorded"]
+
+    def trained(self) -> dict[int, list[int]]:
+        """The epochs that were trained of each trial, in order, as often as they were."""
+        path, epochs = self.marks / "passed", defaultdict(list)
+        for line in path.read_text().splitlines():
+            if told := re.fullmatch(r"checkpoint: (\d+) (\d+)", line):
+                epochs[int(told[1])].append(int(told[2]))
+        return epochs
 
     def processes(self) -> list[int]:
         """What runs of this sweep, by the environment it was started with."""
@@ -197,36 +215,62 @@ def assert_nothing_lost(
     accepted: Mapping[int, Mapping[str, Any]] | None = None,
     *,
     incidents: int | None = None,
-    at_once: int = 2,
+    state: str = "finished",
 ) -> None:
-    """After the sweep has finished, the ledger, the files and MLflow agree, and lack nothing.
+    """After the sweep is over, the ledger, the files and MLflow agree, and lack nothing.
 
     `accepted`: trials that were known before an incident must have kept their parameters. With
-    `incidents`, at most one epoch for each of `at_once` trials was trained again at each.
+    `incidents`, at most one epoch of each running trial was trained again at each. A sweep that was
+    to be stopped has as many trials as it came to.
     """
     sweep, trials = site.read()
-    assert sweep.state == "finished"
-    assert [trial.number for trial in trials] == list(range(site.trials))
+    assert sweep.state == state
+    if state != "stopped":
+        assert len(trials) == site.trials
+    assert [trial.number for trial in trials] == list(range(len(trials)))
     assert {trial.state for trial in trials} <= {"complete", "pruned", "diverged"}
-    for number, parameters in (accepted or {}).items():
-        assert trials[number].parameters == parameters
+    for number, known in (accepted or {}).items():
+        assert trials[number].parameters == known
     for trial in trials:
         epochs = [report["epoch"] for report in trial.reports]
         assert epochs == list(range(1, len(epochs) + 1))
         assert trial.damage == ""
         assert len(epochs) == site.epochs or trial.state != "complete"
+    assert_files_are_whole(site, sweep, trials)
     assert_projected(site, sweep, trials)
-    assert_trains_to_the_same(site, trials)
     if incidents is not None:
-        assert site.repeated() <= incidents * at_once
-    left = [path for path in site.directory.rglob("*") if path.name.endswith(".part")]
-    assert left == []
-    until(lambda: not site.processes(), site.processes, 30)
+        assert_little_is_repeated(site, incidents)
+    until(lambda: not site.processes(), site.processes)
+    assert_trains_to_the_same(site, trials)
+
+
+def assert_files_are_whole(site: Site, sweep: SweepRecord, trials: list[TrialRecord]) -> None:
+    """The best config is that of the best trial, and only complete trials keep their state."""
+    best = best_trial(sweep.config, trials)
+    assert (site.directory / "best.yaml").exists() == (best is not None)
+    if best is not None:
+        assert (site.directory / "best.yaml").read_text() == best_config_yaml(sweep, best)
+    for trial in trials:
+        kept = site.directory / "trials" / f"{trial.number:04d}" / "checkpoint"
+        assert kept.exists() == (trial.state == "complete"), trial.number
+    assert list(site.directory.rglob("*.part")) == []
+
+
+def assert_little_is_repeated(site: Site, incidents: int) -> None:
+    """A trial goes on at its last epoch or behind it, never further back."""
+    repeated = 0
+    for number, epochs in site.trained().items():
+        steps = {later - earlier for earlier, later in itertools.pairwise([0, *epochs])}
+        assert steps <= {0, 1}, (number, epochs)
+        repeated += len(epochs) - len(set(epochs))
+    assert repeated <= incidents * site.at_once
 
 
 def assert_projected(site: Site, sweep: SweepRecord, trials: list[TrialRecord]) -> None:
     """MLflow holds each trial once, with each epoch once, as the metric files hold it."""
     held = projected(site)
+    best = {"best.yaml"} if best_trial(sweep.config, trials) else set()
+    assert artifacts(site, held.parent) >= {"config.yaml", "leaderboard.json", *best}
     assert held.parent.info.status == "FINISHED"
     assert held.parent.data.tags["sweep.state"] == sweep.state
     assert sorted(held.trials) == [trial.number for trial in trials]
@@ -234,6 +278,10 @@ def assert_projected(site: Site, sweep: SweepRecord, trials: list[TrialRecord]) 
         run = held.trials[trial.number]
         assert run.data.tags["state"] == trial.state
         assert run.info.status == "FINISHED"
+        assert run.data.params == parameters(trial.parameters)
+        rates = held.histories[trial.number]["learning_rate"]
+        assert max(rates) == len(trial.reports) * sweep.steps_per_epoch - 1
+        assert "learning_rate.png" in artifacts(site, run)
         for key in ("train_loss", "val_loss", "val_accuracy"):
             told = {
                 report["epoch"] * sweep.steps_per_epoch: report[key]
@@ -241,6 +289,12 @@ def assert_projected(site: Site, sweep: SweepRecord, trials: list[TrialRecord]) 
                 if report[key] is not None
             }
             assert held.histories[trial.number].get(key, {}) == told, (trial.number, key)
+
+
+def artifacts(site: Site, run: Run) -> set[str]:
+    """The names of a run's artifacts."""
+    client = MlflowClient(tracking_uri=site.tracking_uri)
+    return {file.path for file in client.list_artifacts(run.info.run_id)}
 
 
 _RETRAIN = """
@@ -268,7 +322,8 @@ for trial in trials:
 def assert_trains_to_the_same(site: Site, trials: list[TrialRecord]) -> None:
     """Each trial's figures are those of a run that nothing disturbed, to the last bit."""
     command = [sys.executable, "-c", _RETRAIN, str(site.directory)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    environment = os.environ | site.environment
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
     assert done.returncode == 0, done.stderr
     keys = ("train_loss", "val_loss", "val_accuracy")
     for trial, line in zip(trials, done.stdout.splitlines(), strict=True):

@@ -56,7 +56,7 @@ def test_a_full_disk_ends_the_command_and_no_trial(
     with site(tmp_path, epochs=40, trials=8) as here:
         command = here.start()
         until(
-            lambda: here.passed()["recorded"] >= epochs or command.process.poll() is not None,
+            lambda: here.recorded() >= epochs or command.process.poll() is not None,
             command.output,
             280,
         )

@@ -60,7 +60,7 @@ def test_trial_processes_killed_every_few_seconds(tmp_path: Path):
                 done += 1
         assert command.wait(1200) == 0, command.output()
         assert done == kills, "the sweep was over too soon"
-        assert_nothing_lost(here, incidents=done, at_once=1)
+        assert_nothing_lost(here, incidents=done)
 
 
 def _training(here: Site) -> list[int]:

@@ -140,9 +140,9 @@ def test_the_trials_of_a_frozen_node_go_on_elsewhere(tmp_path: Path) -> None:
         with cluster(here) as nodes:
             command = launched(here, nodes)
             accepted, frozen = here.accepted(), nodes.signal(2, signal.SIGSTOP)
-            recorded = here.passed()["recorded"]
+            recorded = here.recorded()
             until(
-                lambda: here.passed()["recorded"] >= recorded + 100 or ended(command),
+                lambda: here.recorded() >= recorded + 100 or ended(command),
                 command.output,
                 280,
             )

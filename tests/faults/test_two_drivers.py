@@ -133,7 +133,7 @@ def test_a_frozen_driver_is_taken_over_from(frozen: str, tmp_path: Path) -> None
     with site(tmp_path / "site", epochs=40, trials=4) as here:
         create(here)
         old = here.start()
-        until(lambda: here.passed()["recorded"] >= 2, old.output)
+        until(lambda: here.recorded() >= 2, old.output)
         stopped = [old.process.pid] if frozen == "the driver" else here.processes()
         signalled(stopped, signal.SIGSTOP)
         accepted = here.accepted()
@@ -141,9 +141,9 @@ def test_a_frozen_driver_is_taken_over_from(frozen: str, tmp_path: Path) -> None
         text = here.run("resume", "faults", code=4)
         assert re.search(HOLDER, text)
         assert re.search(r"not heard of for \d+ s; .*sweep resume faults --takeover", text)
-        before = here.passed()["recorded"]
+        before = here.recorded()
         new = here.start("resume", "faults", "--takeover")
-        until(lambda: here.passed()["recorded"] >= before + 2, new.output)
+        until(lambda: here.recorded() >= before + 2, new.output)
         signalled(stopped, signal.SIGCONT)
         assert old.wait() == 4, old.output()
         assert f"faults was taken over by process {new.process.pid} of" in old.output()

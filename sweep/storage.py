@@ -1,0 +1,59 @@
+"""Where a study is kept: a journal of the sweep's own, or a database that others may share."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage
+from sqlalchemy.exc import SQLAlchemyError
+
+from sweep.delivery import without_password
+from sweep.errors import CommandError
+from sweep.journal import SealedJournal
+from sweep.lease import Lease
+
+
+def open_storage(directory: Path, url: str | None, lease: Lease | None) -> BaseStorage:
+    """The storage of a sweep's study; under a `lease` it writes only while that is held.
+
+    A database that fails gives CommandError, with exit code 5.
+    """
+    if url is None:
+        return JournalStorage(SealedJournal(directory / "study.journal", lease))
+    answering = functools.partial(_answering, without_password(url), directory.name)
+    storage = answering(lambda: optuna.storages.get_storage(url))()
+    for name in BaseStorage.__dict__:
+        method = getattr(storage, name, None)
+        if not name.startswith("_") and callable(method):
+            if lease and name.startswith(("set_", "create_", "delete_")):
+                method = _fenced(lease, method)
+            setattr(storage, name, answering(method))
+    return storage
+
+
+def _fenced(lease: Lease, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def write(*arguments: Any, **keywords: Any) -> Any:
+        lease.check()
+        return method(*arguments, **keywords)
+
+    return write
+
+
+def _answering(place: str, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def ask(*arguments: Any, **keywords: Any) -> Any:
+        try:
+            return method(*arguments, **keywords)
+        except (StorageInternalError, SQLAlchemyError) as error:
+            reason = without_password(str(error.__cause__ or error)).partition("\n")[0]
+            raise CommandError(
+                f"the storage {place} must answer, but: {reason}; once it does, go on with: "
+                f"sweep resume {name}",
+                exit_code=5,
+            ) from error
+
+    return ask
