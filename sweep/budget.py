@@ -1,5 +1,6 @@
 """How much a sweep may spend, and whether it is spent."""
 
+import math
 from collections.abc import Mapping
 
 from optuna.trial import TrialState
@@ -16,15 +17,20 @@ def raise_budget(ledger: Ledger, budget: Mapping[str, float]) -> None:
     search = ledger.config.search
     for key, value in budget.items():
         before = getattr(search, key)
-        if before is None or value < before:
+        if before is None or not before <= value < math.inf:
             has = "unlimited" if before is None else before
             raise CommandError(
                 f"a resume may only raise {key}, which is {has}, but got {value}; give more, or "
                 "leave it out",
                 exit_code=2,
             )
-    if search.algorithm == "grid" and "num_trials" in budget:
-        raise CommandError("num_trials of a grid cannot be raised: it has all points", exit_code=2)
+    points = search.num_trials or 0
+    if search.algorithm == "grid" and budget.get("num_trials", 0) > points:
+        raise CommandError(
+            f"num_trials of a grid must be at most {points}, its points, but got "
+            f"{budget['num_trials']}; give {points} to go on with a grid that was stopped",
+            exit_code=2,
+        )
     if budget:
         ledger.check()
         ledger.study.set_user_attr(BUDGET, ledger.study.user_attrs.get(BUDGET, {}) | budget)

@@ -14,7 +14,7 @@ import typer
 from sweep.cli_files import check, preview, schedules, train
 from sweep.cli_sweeps import best, export, list_sweeps, status, ui
 from sweep.errors import CommandError
-from sweep.halt import Interrupted, interrupt, set_handlers
+from sweep.halt import Interrupted, interrupt, say, set_handlers
 from sweep.options import (
     SWEEPS_DIR,
     Address,
@@ -58,6 +58,11 @@ def main() -> None:
         if not isinstance(error, ConfigError | DatasetError):
             raise
         _fail(str(error), 2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        way_out = "make that possible, or name another folder with --sweeps-dir or SWEEP_DIR"
+        _fail(f"{error.filename} must be usable, but: {error.strerror}; {way_out}", 1)
     finally:
         set_handlers(signal.SIG_DFL)  # nothing is left that a signal could harm
 
@@ -209,7 +214,7 @@ def _free_name(directory: Path) -> str:
 def _progress(name: str) -> "Iterator[Show]":
     from sweep.progress import Progress
 
-    print(f"{name}: starting Ray; the first results take some seconds", file=sys.stderr)
+    say(f"{name}: starting Ray; the first results take some seconds")
     with Progress(console_for(stderr=True)) as progress:
         yield progress.show
 
@@ -220,16 +225,29 @@ def _conclude(outcome: "Outcome") -> None:
     from sweep.results import leaderboard
 
     console, top = console_for(stderr=True), leaderboard(outcome.sweep.config, outcome.trials)[:5]
-    console.print(headline(outcome.sweep, outcome.trials), soft_wrap=True)
-    if top:
-        console.print(trial_table(outcome.sweep, top))
-    for line in conclusion(outcome):
-        print(line)
+    with _readers_may_leave():
+        console.print(headline(outcome.sweep, outcome.trials), soft_wrap=True)
+        if top:
+            console.print(trial_table(outcome.sweep, top))
+    with _readers_may_leave():
+        print("\n".join(conclusion(outcome)), flush=True)
     raise typer.Exit(outcome.exit_code)
 
 
+@contextmanager
+def _readers_may_leave() -> "Iterator[None]":
+    """Around output whose reader may be gone: the exit code stays that of the work."""
+    try:
+        yield
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # or the interpreter fails at its end
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+
+
 def _fail(message: str, exit_code: int) -> None:
-    print(message, file=sys.stderr)
+    with _readers_may_leave():
+        print(message, file=sys.stderr, flush=True)
     if exit_code > 128:  # a signal; with Ray loaded, the interpreter takes seconds to end
         sys.stdout.flush()
         sys.stderr.flush()

@@ -124,6 +124,7 @@ def ui(
 
 
 def _delivery_text(trials: int, epochs: int, error: str | None) -> str:
-    if not trials:
+    if not trials and not error:
         return "everything delivered"
-    return f"{trials} trials ({epochs} epochs) not yet delivered" + (f": {error}" if error else "")
+    what = f"{trials} trials ({epochs} epochs)" if trials else "the sweep's own run is"
+    return f"{what} not yet delivered" + (f": {error}" if error else "")

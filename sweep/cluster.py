@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ def connected(address: str | None) -> Iterator[None]:
     """A connection to the cluster at `address` or RAY_ADDRESS, or to a new one of this machine."""
     os.environ.update(_RAY_ENVIRONMENT)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    check_address(address)
     try:
         knock(address)
         with _left_to_us():
@@ -47,7 +49,8 @@ def connected(address: str | None) -> Iterator[None]:
     except Exception as error:  # Ray raises bare ones, as where it is too slow to start
         raise CommandError(
             f"no Ray cluster answers at {address}: {error}\n"
-            "Start one with `ray start --head`, or leave --address out to use this machine.",
+            "Start one with `ray start --head`, or leave --address and RAY_ADDRESS out to use this "
+            "machine.",
             exit_code=5,
         ) from error
     try:
@@ -90,6 +93,16 @@ def _left_to_us() -> Iterator[None]:
     finally:
         services.ConsolePopen, utils.set_sigterm_handler = popen, take_sigterm
         signal.signal(signal.SIGTERM, taken)
+
+
+def check_address(address: str) -> None:
+    """Raise CommandError unless a driver can run a sweep at such an address."""
+    if address not in ("local", "auto") and not re.fullmatch(r"[^/\s]+:\d{1,5}", address):
+        raise CommandError(
+            f"an address must be HOST:PORT, auto or local, but got {address}; for a cluster with "
+            "a ray:// address, run sweep on one of its nodes, with --address auto",
+            exit_code=2,
+        )
 
 
 def knock(address: str) -> None:

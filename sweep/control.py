@@ -47,6 +47,14 @@ def _tell(directory: Path, holder: Holder, command: str) -> str:
     state = read_sweep(directory)[0].state
     if state in ENDED:
         return f"{directory.name} is over: {state}; {holder} delivers what MLflow lacks of it"
+    if state == "paused":
+        if command == "pause":
+            return f"{directory.name} is paused; {holder} delivers what MLflow lacks of it"
+        raise CommandError(
+            f"{directory.name} is paused, and {holder} still delivers what MLflow lacks of it; "
+            f"once that has ended: sweep {command} {directory.name}",
+            exit_code=4,
+        )
     send(directory, holder.number, command)
     late = f", but {holder} must come back first" if holder.stale else ""
     return f"{directory.name}: {_SAID[command].format(name=directory.name)}{late}"
@@ -91,8 +99,8 @@ def deliver_now(directory: Path) -> tuple[str, int]:
     if code == 0:
         return f"MLflow holds all of {directory.name}: {len(trials)} trials", 0
     reason = status.error or "the delivery was cut off"
+    what = f"{late} trials ({epochs} epochs) are" if late else "the sweep's own run is"
     return (
-        f"{late} trials ({epochs} epochs) are not delivered: {reason}; try again with: "
-        f"sweep sync {directory.name}",
+        f"{what} not delivered: {reason}; try again with: sweep sync {directory.name}",
         3,
     )

@@ -135,7 +135,9 @@ def shipper_command(directory: Path) -> list[str]:
 
 def default_tracking_uri(sweeps_dir: Path) -> str:
     """MLFLOW_TRACKING_URI if it is set, else one SQLite file beside the sweeps."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{sweeps_dir.resolve()}/mlflow.db"
+    return absolute_uri(
+        os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{sweeps_dir.resolve()}/mlflow.db"
+    )
 
 
 def artifact_location(tracking_uri: str) -> str | None:
@@ -148,6 +150,14 @@ def artifact_location(tracking_uri: str) -> str | None:
 def sqlite_path(tracking_uri: str) -> Path:
     """The absolute path of the file behind a sqlite:/// URI."""
     return Path(tracking_uri.removeprefix("sqlite:///")).resolve()
+
+
+def absolute_uri(uri: str) -> str:
+    """A SQLite URI that means the same file wherever it is read; any other as it is."""
+    path, mark, options = uri.removeprefix("sqlite:///").partition("?")
+    if not uri.startswith("sqlite:///") or path in ("", ":memory:") or path.startswith("file:"):
+        return uri
+    return f"sqlite:///{Path(path).resolve()}{mark}{options}"
 
 
 def without_password(text: str) -> str:

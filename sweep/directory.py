@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from search_spaces import (
     point_to_parameters,
 )
 from sweep.budget import BUDGET
-from sweep.delivery import without_password
+from sweep.delivery import absolute_uri, without_password
 from sweep.errors import CommandError
 from sweep.files import write_text
 from sweep.functions import keep_sources
@@ -50,6 +51,7 @@ def create_ledger(
 ) -> Ledger:
     """A new sweep: its directory, frozen config and study, with known points enqueued."""
     known = _known_points(config)
+    storage = storage and absolute_uri(storage)
     if config.search.algorithm == "grid":
         config = _ending_with(config, len(known))
     text = config_to_yaml(config)
@@ -57,7 +59,8 @@ def create_ledger(
         "format": _FORMAT,
         "name": directory.name,
         "storage": storage,
-        "tracking_uri": tracking_uri,
+        "tracking_uri": absolute_uri(tracking_uri),
+        "experiment": os.environ.get("MLFLOW_EXPERIMENT_NAME") or config.tracking.experiment,
         "created_ms": now_ms(),
     }
     with _made_whole(directory) as folder:
@@ -204,7 +207,8 @@ def _config_of(directory: Path, study: optuna.Study, place: str) -> SweepConfig:
         raise CommandError(
             f"{frozen} must be as launched, but {', '.join(changed)} changed; delete the file to "
             f"get it back, or launch the changed config under a new name. Only the budget may be "
-            f"raised: sweep resume {directory.name} --num-trials N --hours H"
+            f"raised: sweep resume {directory.name} --num-trials N --hours H",
+            exit_code=2,
         )
     write_text(frozen, text)
     return config

@@ -5,7 +5,6 @@ Ray, JAX and databases are asked in a process of their own, within a time limit.
 
 import base64
 import os
-import re
 import ssl
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from urllib.request import Request, urlopen
 
 from sweep.delivery import sqlite_path, without_password
 from sweep.doctor import Check, existing
+from sweep.errors import CommandError
 
 _NETWORK_S = 5.0
 _DATABASE_S = 10.0
@@ -83,6 +83,9 @@ def check_ray(address: str) -> Check:
     shown = without_password(address)
     try:
         _knock_at(address)
+    except CommandError as error:
+        text, _, way_out = str(error).partition("; ")
+        return Check("ray", "bad", without_password(text), way_out)
     except (OSError, ValueError, OverflowError) as error:
         text = f"no Ray cluster answers at {shown}: {_reason(error)}"
         way_out = "start it with `ray start --head`, or leave --address and RAY_ADDRESS out"
@@ -93,14 +96,10 @@ def check_ray(address: str) -> Check:
 def _knock_at(address: str) -> None:
     from ray._private.services import canonicalize_bootstrap_address_or_die
 
-    from sweep.cluster import knock
+    from sweep.cluster import check_address, knock
 
-    place = address.removeprefix("ray://")
-    if address == "auto":
-        place = canonicalize_bootstrap_address_or_die(address)
-    if not re.fullmatch(r"[^/\s]+:\d+", place):
-        raise ValueError("an address must be HOST:PORT, ray://HOST:PORT, auto or local")
-    knock(place)
+    check_address(address)
+    knock(canonicalize_bootstrap_address_or_die(address) if address == "auto" else address)
 
 
 def check_jax() -> Check:
@@ -182,6 +181,9 @@ def _health(uri: str) -> bytes:
     request = Request(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}")
     user = unquote(parts.username or "") or os.environ.get("MLFLOW_TRACKING_USERNAME")
     password = unquote(parts.password or "") or os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    if token and not user:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     if user:
         secret = base64.b64encode(f"{user}:{password}".encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {secret}")

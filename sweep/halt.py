@@ -55,6 +55,12 @@ def _end_in(seconds: float, exit_code: int) -> None:
     os._exit(exit_code)
 
 
+def say(text: str) -> None:
+    """Tell whoever reads standard error; nobody may."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
 class Halt:
     """What has asked a sweep to end, and what that means for its trials.
 
@@ -96,13 +102,13 @@ class Halt:
             command, driver = self._control.read_text().split()
             if int(driver) == self._driver and command != self.command:
                 self.command = command
-                print(_SAID[command], file=sys.stderr, flush=True)
+                say(_SAID[command])
 
     def _tell(self, text: str) -> None:
         """Answer a first signal once; its handler may have come in the middle of other output."""
         if self.signal and not self._told:
             self._told = True
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def deadline(self) -> Callable[[], bool]:
         """Whether a delivery that begins now takes too long: 5 s if a signal came, or comes."""

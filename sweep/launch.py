@@ -101,6 +101,7 @@ def resume(
         raise_budget(ledger, budget)
         if ledger.sweep().state in ENDED and not budget:
             return _run(ledger, halt, show, None)
+        ledger.set_state("running")  # so that it is told of what others ask for from here on
         check_sources(ledger.config, directory)
         dataset = _same_data(ledger, manual_dir)
         with connected(address):
@@ -202,11 +203,15 @@ def _state_after(ledger: Ledger, halt: Halt) -> str:
     if halt.command == "cancel":
         ledger.cancel()
         return "cancelled"
-    spent = is_spent(ledger, 0)
-    if halt.signal and (ledger.interrupted() or not (spent or halt.command)):
+    left_open = bool(ledger.interrupted())
+    spent = is_spent(ledger, 0) and not left_open
+    if halt.signal and (left_open or not (spent or halt.command)):
         return "interrupted"
-    if halt.command and not spent:
-        return {"pause": "paused", "stop": "stopped"}[halt.command]
+    if halt.command == "pause" and not spent:
+        return "paused"
+    if halt.command == "stop" and not spent:
+        ledger.cancel()
+        return "stopped"
     return "finished" if best_trial(ledger.config, ledger.trials()) else "failed"
 
 

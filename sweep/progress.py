@@ -1,5 +1,6 @@
 """What a person sees in the terminal: a live leaderboard while a sweep runs, and its tables."""
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +48,8 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        with contextlib.suppress(OSError):  # its reader may be gone
+            self._live.stop()
 
     def show(self, ledger: Ledger) -> None:
         """Draw the sweep as it stands, unless that was done a moment ago."""

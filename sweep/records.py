@@ -35,6 +35,7 @@ class SweepRecord(NamedTuple):
     steps_per_epoch: int
     created_ms: int
     tracking_uri: str
+    experiment: str  # in MLflow
     facts: dict[str, str]  # user, git commit, versions, digests
 
 

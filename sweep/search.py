@@ -28,12 +28,14 @@ class Referee:
     def __init__(self, ledger: Ledger):
         self._ledger = ledger
         self.failures: list[str] = []  # of the trials that failed last, one after the other
+        self.losses: dict[int, str] = {}  # why a trial's workers were lost, the last time
         self._progress = {trial.number: self._of(trial) for trial in ledger.trials()}
 
     def judge(self, number: int, space: dict[str, Any], report: dict[str, Any]) -> bool:
         """End trial `number` in the ledger if its last report is a reason to; whether it was."""
         config, epoch = self._ledger.config, report["epoch"]
-        self.failures = []
+        if not self.given_up:
+            self.failures = []
         own = self._progress.get(number) or self._new(space)
         if not report["diverged"]:
             own = own._replace(values={**own.values, epoch: report[config.search.metric]})
@@ -120,7 +122,9 @@ class LedgerSearcher(Searcher):
         """Close a trial whose workers were lost; any other end the scheduler has recorded."""
         if error:
             with self._halt.guarding():
-                self._referee.fail(self._numbers[trial_id], "its workers died, again and again")
+                number = self._numbers[trial_id]
+                reason = self._referee.losses.get(number, "Ray does not say why")
+                self._referee.fail(number, f"its workers died, again and again: {reason}")
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is the state, and no Tune run is ever restored."""
@@ -144,6 +148,12 @@ class LedgerScheduler(FIFOScheduler):
         with self._halt.guarding():
             ended = self._take(trial.config["number"], trial.config["space"], result)
         return TrialScheduler.STOP if ended or self._halt.leaving else TrialScheduler.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Note why a trial's workers were lost; it may still be taken up again."""
+        told = [line.strip() for line in str(trial.get_error()).splitlines() if line.strip()]
+        if told:
+            self._referee.losses[trial.config["number"]] = told[-1]
 
     def _take(self, number: int, space: dict[str, Any], result: dict[str, Any]) -> bool:
         for report in result["reports"]:

@@ -15,7 +15,7 @@ from sweep import delivery
 from sweep.delivery import Destination, Status
 from sweep.directory import open_ledger
 from sweep.files import locked
-from sweep.lease import latest_number
+from sweep.lease import current_holder, latest_number
 from sweep.records import SweepRecord, TrialRecord
 
 Connect = Callable[[SweepRecord], Destination]
@@ -70,7 +70,8 @@ def ship(
         status = follow(passes(False), directory, status, stopped)
     if stopped():
         return status
-    return finish(passes(not once), directory, status, stopped)
+    driver_gone = not once or current_holder(directory) is None
+    return finish(passes(driver_gone), directory, status, stopped)
 
 
 def follow(

@@ -73,6 +73,7 @@ class Ledger:
             steps_per_epoch=attrs["steps_per_epoch"],
             created_ms=self._header["created_ms"],
             tracking_uri=self._header["tracking_uri"],
+            experiment=self._header["experiment"],
             facts=attrs["facts"],
         )
 

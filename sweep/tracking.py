@@ -62,7 +62,7 @@ def open_experiment(client: "MlflowClient", sweep: SweepRecord) -> str:
     """The id of the sweep's experiment, created if it does not exist."""
     from mlflow.exceptions import MlflowException
 
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or sweep.config.tracking.experiment
+    name = sweep.experiment
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
@@ -75,8 +75,7 @@ def open_experiment(client: "MlflowClient", sweep: SweepRecord) -> str:
     if found.lifecycle_stage == "deleted":
         raise ValueError(
             f"the MLflow experiment must not be deleted, but {name!r} is; restore it with "
-            f"`mlflow experiments restore --experiment-id {found.experiment_id}` "
-            "or set MLFLOW_EXPERIMENT_NAME to another"
+            f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
         )
     return found.experiment_id
 

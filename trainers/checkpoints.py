@@ -42,7 +42,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write `path` so that it is whole after a crash at any instant, keeping the one before.
 
     Between the two renames that one alone is there. Raises OSError, on a full disk for instance,
-    and then the checkpoint that was the newest still is.
+    and CheckpointError where a later epoch is kept; then the newest checkpoint still is that.
     """
     from safetensors.numpy import save
 
@@ -53,6 +53,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "reports": json.dumps(checkpoint.reports, allow_nan=False),
     }
     payload = save(_named_arrays(checkpoint.state), metadata=metadata)
+    if _is_ahead(path, checkpoint):
+        raise CheckpointError(
+            f"{path} must hold no later epoch than {checkpoint.epoch}, but it does: another "
+            "process trains this run"
+        )
     remove_leftovers(path)
     for place in (path, previous_path(path)):
         if place.is_dir():  # which no file can be renamed to
@@ -118,6 +123,20 @@ def load_latest(path: Path, like: Any, fingerprint: str) -> Checkpoint | None:
 def previous_path(path: Path) -> Path:
     """Where the checkpoint before the one at `path` lies."""
     return path.with_name(path.name + ".previous")
+
+
+def _is_ahead(path: Path, checkpoint: Checkpoint) -> bool:
+    """Whether `path` says of itself that it holds a later epoch of the same run."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        with path.open("rb") as file:
+            file.seek(len(_seal(b"")))
+            length = file.read(8)
+            header = file.read(min(int.from_bytes(length, "little"), _HEADER_BYTES))
+        held = _metadata(length + header)
+        return held["fingerprint"] == checkpoint.fingerprint and int(held["epoch"]) > (
+            checkpoint.epoch
+        )
+    return False
 
 
 def _put_aside(path: Path) -> Path:

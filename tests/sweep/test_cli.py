@@ -489,3 +489,32 @@ def test_ctrl_c_ends_training_without_a_traceback(folder: Path, cache: dict[str,
         rest = process.stderr.read()
     assert process.returncode == 130
     assert "Traceback" not in rest
+
+
+def test_a_folder_that_cannot_be_used_is_named(folder: Path):
+    told = refused(folder, "launch", "rates.yaml", "--sweeps-dir", "/proc/none", code=1)
+    assert "/proc/none must be usable, but: No such file or directory; " in told
+    assert "--sweeps-dir or SWEEP_DIR" in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_reader_that_goes_away_changes_no_result(
+    folder: Path, stream: str, cache: dict[str, object]
+):
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [SWEEP, "launch", "rates.yaml", "--set", "search.num_trials=1"],
+            cwd=folder,
+            env=environment(**cache),
+            timeout=120,
+            check=False,
+            **(streams | {stream: writer}),  # pyright: ignore
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode == 0
+    assert run(folder, "status", "rates").stdout.count("finished") == 1

@@ -269,16 +269,22 @@ def test_a_storage_that_cannot_be_opened(folder: Path, uri: str, fault: str):
     assert "sh@" not in found.text
 
 
-@pytest.mark.parametrize("address", ["nonsense", "host:6379/x", "127.0.0.1:99999"])
+@pytest.mark.parametrize("address", ["nonsense", "host:6379/x", "ray://host:10001"])
 def test_an_address_that_is_none(address: str):
     found = check_ray(address)
+    assert (found.state, found.remote) == ("bad", False)
+    assert found.text == f"an address must be HOST:PORT, auto or local, but got {address}"
+
+
+def test_an_address_where_nobody_can_be():
+    found = check_ray("127.0.0.1:99999")
     assert (found.state, found.remote) == ("bad", True)
-    assert found.text.startswith(f"no Ray cluster answers at {address}: ")
+    assert found.text.startswith("no Ray cluster answers at 127.0.0.1:99999: ")
 
 
 def test_somebody_who_answers():
     with answering(200) as asked:
-        assert check_ray(f"ray://127.0.0.1:{asked[0]}").state == "ok"
+        assert check_ray(f"127.0.0.1:{asked[0]}").state == "ok"
 
 
 def test_gpus_that_jax_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

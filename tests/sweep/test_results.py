@@ -80,7 +80,8 @@ def trial(
 def sweep(state: str = "finished", **changes: Any) -> SweepRecord:
     facts = {"config_sha256": "c" * 64, "dataset_digest": "d" * 64}
     record = SweepRecord(
-        "rates", Path("sweeps/rates"), MAXIMIZE, state, 10, 0, "http://localhost:5000", facts
+        *("rates", Path("sweeps/rates"), MAXIMIZE, state, 10, 0),
+        *("http://localhost:5000", "sweep", facts),
     )
     return record._replace(**changes)
 

@@ -12,10 +12,11 @@ import pytest
 from optuna.trial import TrialState
 
 from search_spaces import config_to_yaml, parse_config, point_to_parameters
-from sweep.budget import is_spent
+from sweep.budget import is_spent, raise_budget
+from sweep.delivery import absolute_uri
 from sweep.directory import create_ledger, open_ledger, read_sweep
 from sweep.errors import CommandError
-from sweep.halt import Halt
+from sweep.halt import Halt, Leave
 from sweep.lines import append_lines, sealed
 from sweep.metrics import read_reports
 from sweep.study import Ledger
@@ -580,3 +581,111 @@ def test_a_trial_that_only_lacked_its_end_is_complete_not_trained_again(tmp_path
     again = open_ledger(tmp_path / "rates", proposing=True)
     assert handed_out(again, 1) == ["FINISHED"]
     assert [(t.state, t.value) for t in again.trials()] == [("complete", 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("last", "state"),
+    [(report(EPOCHS), "complete"), (report(EPOCHS - 1, diverged=True), "diverged")],
+)
+def test_a_trial_that_only_lacked_its_end_is_not_cancelled(
+    tmp_path: Path, last: dict[str, Any], state: str
+):
+    ledger = create(tmp_path / "rates")
+    numbers = [ledger.ask(), ledger.ask()]
+    for epoch in range(1, last["epoch"]):
+        ledger.record(numbers[0], report(epoch))
+    ledger.record(numbers[0], last)
+    ledger.record(numbers[1], report(1))
+    open_ledger(tmp_path / "rates", proposing=True).cancel()
+    assert [trial.state for trial in read_sweep(tmp_path / "rates")[1]] == [state, "cancelled"]
+
+
+OWN = "space={schedule: {custom: {function: '%s:rule', height: {uniform: [0.1, 1]}}}}"
+
+
+@pytest.mark.parametrize("change", ["HEIGHT = 2.0\n", "raise OSError\n"])
+def test_a_trial_goes_on_with_the_curve_it_began_with_or_not_at_all(
+    tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+):
+    """What its function imports is not kept with the sweep; a change of it is found all the same."""
+    (tmp_path / "lengths.py").write_text("HEIGHT = 1.0\n")
+    rule = "def rule(t, *, height):\n    return height * __import__('lengths').HEIGHT\n"
+    (tmp_path / "rules.py").write_text(rule)
+    monkeypatch.syspath_prepend(tmp_path)
+    ledger = create(tmp_path / "rates", OWN % (tmp_path / "rules.py"))
+    accepted = [ledger.ask(), ledger.ask()]
+    ledger.record(0, report(1))
+    before = [trial.parameters for trial in ledger.trials()]
+    (tmp_path / "lengths.py").write_text(change)
+    monkeypatch.delitem(sys.modules, "lengths")
+    again = open_ledger(tmp_path / "rates", proposing=True)
+    with pytest.raises(Leave):
+        handed_out(again, 1)
+    assert [trial.parameters for trial in again.trials()] == before
+    assert again.interrupted() == accepted
+    open_ledger(tmp_path / "rates", proposing=True).cancel()
+    assert {trial.state for trial in read_sweep(tmp_path / "rates")[1]} == {"cancelled"}
+
+
+def test_a_sweep_is_given_up_for_good(tmp_path: Path):
+    """Another trial that still runs does not make the failures forgotten."""
+    from sweep.search import Referee
+
+    ledger = create(tmp_path / "rates")
+    numbers = [ledger.ask() for _ in range(4)]
+    referee = Referee(ledger)
+    for number in numbers[:3]:
+        referee.fail(number, "no reason")
+    ledger.record(numbers[3], report(1))
+    referee.judge(numbers[3], ledger.space(numbers[3]), report(1))
+    assert referee.given_up
+
+
+def test_a_sweep_remembers_where_it_is_delivered_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever the folder and the environment of later commands."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ours")
+    create_ledger(
+        tmp_path / "rates",
+        parse_config(CONFIG),
+        storage="sqlite:///studies.db",
+        tracking_uri="sqlite:///runs.db",
+        steps_per_epoch=10,
+        facts=FACTS,
+    ).ask()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    sweep, trials = read_sweep(tmp_path / "rates")
+    assert len(trials) == 1
+    assert sweep.experiment == "ours"
+    assert sweep.tracking_uri == f"sqlite:///{tmp_path}/runs.db"
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("sqlite:///a.db", "sqlite:///{here}/a.db"),
+        ("sqlite:///a.db?timeout=5", "sqlite:///{here}/a.db?timeout=5"),
+        ("sqlite:////b/a.db", "sqlite:////b/a.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("sqlite://", "sqlite://"),
+        ("http://localhost:5000", "http://localhost:5000"),
+        ("postgresql://ada@host/db", "postgresql://ada@host/db"),
+    ],
+)
+def test_a_relative_address_is_made_absolute(uri: str, expected: str):
+    assert absolute_uri(uri) == expected.format(here=Path.cwd())
+
+
+def test_a_grid_that_was_stopped_goes_on_to_its_last_point(tmp_path: Path):
+    points = "space={schedule: {constant: {peak_lr: {choice: [0.1, 0.2, 0.3]}}}}"
+    ledger = create(tmp_path / "rates", points, "search.algorithm=grid")
+    raise_budget(ledger, {"num_trials": 3})
+    with pytest.raises(CommandError, match="a grid must be at most 3, its points, but got 4"):
+        raise_budget(ledger, {"num_trials": 4})
+    for hours in (math.inf, math.nan):
+        with pytest.raises(CommandError, match="a resume may only raise hours"):
+            raise_budget(create(tmp_path / str(hours), "search.hours=1"), {"hours": hours})

@@ -85,7 +85,8 @@ def sweep_record(folder: Path, uri: str, **changes: Any) -> SweepRecord:
     config = parse_config(CONFIG)
     (folder / "config.yaml").write_text(config_to_yaml(config))
     facts = FACTS | {"sweep_id": uuid.uuid4().hex}
-    record = SweepRecord("tracked-1", folder, config, "running", STEPS, 1_000_000, uri, facts)
+    place = uri, config.tracking.experiment
+    record = SweepRecord("tracked-1", folder, config, "running", STEPS, 1_000_000, *place, facts)
     return record._replace(**changes)
 
 
@@ -432,14 +433,11 @@ def test_a_run_deleted_by_hand_comes_back(database: str, tmp_path: Path) -> None
     assert runs_of(sweep)[0].info.status == "FINISHED"
 
 
-def test_a_deleted_experiment_is_explained(
-    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_deleted_experiment_is_explained(database: str, tmp_path: Path) -> None:
     client = MlflowClient(database)
     client.delete_experiment(client.create_experiment("gone"))
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "gone")
     with pytest.raises(ValueError, match="must not be deleted, but 'gone' is; restore it with"):
-        connect(sweep_record(tmp_path, database))
+        connect(sweep_record(tmp_path, database, experiment="gone"))
 
 
 # What is sent.

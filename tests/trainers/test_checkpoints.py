@@ -472,3 +472,16 @@ def test_a_failed_write_leaves_nothing_behind(path: Path) -> None:
         signal.signal(signal.SIGXFSZ, handler)
     assert list(path.parent.iterdir()) == [path]
     assert_same(latest(path), checkpoint_of(1))
+
+
+def test_a_later_epoch_is_not_replaced_by_an_earlier_one(tmp_path: Path):
+    """As a process would that was frozen while another took its trial over."""
+    path = tmp_path / "checkpoint"
+    reports = [report_of(epoch) for epoch in (1, 2, 3)]
+    save_checkpoint(path, Checkpoint(FINGERPRINT, 3, state_of(3), reports))
+    kept = path.read_bytes()
+    with pytest.raises(CheckpointError, match="must hold no later epoch than 2, but it does"):
+        save_checkpoint(path, Checkpoint(FINGERPRINT, 2, state_of(2), reports[:2]))
+    assert path.read_bytes() == kept
+    save_checkpoint(path, Checkpoint("e" * 64, 1, state_of(1), reports[:1]))  # another run
+    assert load_checkpoint(path, state_of(0), "e" * 64).epoch == 1
