@@ -28,6 +28,7 @@ from sweep.options import (
     load_file,
     print_json,
     sweep_directory,
+    write_nowhere,
 )
 
 if TYPE_CHECKING:
@@ -240,9 +241,7 @@ def _readers_may_leave() -> "Iterator[None]":
     try:
         yield
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)  # or the interpreter fails at its end
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(nowhere, stream.fileno())
+        write_nowhere()
 
 
 def _fail(message: str, exit_code: int) -> None:

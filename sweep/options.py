@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,7 +72,17 @@ def console_for(*, stderr: bool = False) -> "Console":
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 200
-    return Console(stderr=stderr, highlight=False, width=width)
+    console = Console(stderr=stderr, highlight=False, width=width)
+    console.on_broken_pipe = write_nowhere  # Rich would end the program
+    return console
+
+
+def write_nowhere() -> None:
+    """Give up output whose reader is gone; or the interpreter would fail at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def print_json(value: Any) -> None:

@@ -607,7 +607,7 @@ OWN = "space={schedule: {custom: {function: '%s:rule', height: {uniform: [0.1, 1
 def test_a_trial_goes_on_with_the_curve_it_began_with_or_not_at_all(
     tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """What its function imports is not kept with the sweep; a change of it is found all the same."""
+    """What its function imports is not kept with the sweep, but a change of it is found."""
     (tmp_path / "lengths.py").write_text("HEIGHT = 1.0\n")
     rule = "def rule(t, *, height):\n    return height * __import__('lengths').HEIGHT\n"
     (tmp_path / "rules.py").write_text(rule)
