@@ -15,7 +15,7 @@ import ray
 from ray._private import services, utils, worker
 
 from sweep.errors import CommandError
-from sweep.halt import Interrupted
+from sweep.halt import Interrupted, unwrapped
 from sweep.slots import this_machine
 
 # Read by Ray when it starts. A process without a GPU share must see no GPU; Tune's own loggers and
@@ -38,7 +38,7 @@ def connected(address: str | None) -> Iterator[None]:
     check_address(address)
     try:
         knock(address)
-        with _left_to_us():
+        with unwrapped(), _left_to_us():
             ray.init(
                 address=address,
                 include_dashboard=False if address == "local" else None,
@@ -54,7 +54,8 @@ def connected(address: str | None) -> Iterator[None]:
             exit_code=5,
         ) from error
     try:
-        yield
+        with unwrapped():
+            yield
     except Interrupted:
         _kill()
         raise

@@ -44,6 +44,17 @@ def interrupt(number: int, frame: Any = None) -> NoReturn:
     raise Interrupted(number)
 
 
+@contextlib.contextmanager
+def unwrapped() -> Iterator[None]:
+    """Around compiled code, which may make a SystemError of what a signal's handler raises."""
+    try:
+        yield
+    except SystemError as error:
+        if isinstance(error.__cause__, Interrupted):
+            raise error.__cause__ from None
+        raise
+
+
 def set_handlers(handler: Any) -> None:
     """Let `handler` take Ctrl-C and SIGTERM."""
     for number in SIGNALS:
