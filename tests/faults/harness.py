@@ -14,7 +14,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from sweep.directory import read_sweep
-from sweep.projection import parameters
+from sweep.projection import RUN_STATUS, parameters
 from sweep.records import SweepRecord, TrialRecord
 from sweep.results import best_config_yaml, best_trial
 
@@ -216,19 +216,21 @@ def assert_nothing_lost(
     *,
     incidents: int | None = None,
     state: str = "finished",
+    failed: Collection[int] = (),
 ) -> None:
     """After the sweep is over, the ledger, the files and MLflow agree, and lack nothing.
 
     `accepted`: trials that were known before an incident must have kept their parameters. With
     `incidents`, at most one epoch of each running trial was trained again at each. A sweep that was
-    to be stopped has as many trials as it came to.
+    to be stopped has as many trials as it came to. `failed`: the trials that were to raise.
     """
     sweep, trials = site.read()
     assert sweep.state == state
     if state != "stopped":
         assert len(trials) == site.trials
     assert [trial.number for trial in trials] == list(range(len(trials)))
-    assert {trial.state for trial in trials} <= {"complete", "pruned", "diverged"}
+    assert {trial.state for trial in trials} <= {"complete", "pruned", "diverged", "failed"}
+    assert [trial.number for trial in trials if trial.state == "failed"] == sorted(failed)
     for number, known in (accepted or {}).items():
         assert trials[number].parameters == known
     for trial in trials:
@@ -271,17 +273,18 @@ def assert_projected(site: Site, sweep: SweepRecord, trials: list[TrialRecord]) 
     held = projected(site)
     best = {"best.yaml"} if best_trial(sweep.config, trials) else set()
     assert artifacts(site, held.parent) >= {"config.yaml", "leaderboard.json", *best}
-    assert held.parent.info.status == "FINISHED"
+    assert held.parent.info.status == RUN_STATUS[sweep.state]
     assert held.parent.data.tags["sweep.state"] == sweep.state
     assert sorted(held.trials) == [trial.number for trial in trials]
     for trial in trials:
         run = held.trials[trial.number]
         assert run.data.tags["state"] == trial.state
-        assert run.info.status == "FINISHED"
+        assert run.info.status == RUN_STATUS[trial.state]
         assert run.data.params == parameters(trial.parameters)
-        rates = held.histories[trial.number]["learning_rate"]
-        assert max(rates) == len(trial.reports) * sweep.steps_per_epoch - 1
-        assert "learning_rate.png" in artifacts(site, run)
+        rates = held.histories[trial.number].get("learning_rate", {})
+        assert max(rates, default=-1) == len(trial.reports) * sweep.steps_per_epoch - 1
+        due = "error.txt" if trial.state == "failed" else "learning_rate.png"
+        assert due in artifacts(site, run)
         for key in ("train_loss", "val_loss", "val_accuracy"):
             told = {
                 report["epoch"] * sweep.steps_per_epoch: report[key]
@@ -307,6 +310,7 @@ from sweep.launch import load_data
 from trainers.runs import fit_point
 from trainers.training import Settings, on_device
 sweep, trials = read_sweep(Path(sys.argv[1]))
+trials = [trial for trial in trials if trial.reports]
 data = on_device(load_data(sweep.config, None))
 settings = Settings(**sweep.config.training.model_dump())
 for trial in trials:
@@ -326,7 +330,8 @@ def assert_trains_to_the_same(site: Site, trials: list[TrialRecord]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
     assert done.returncode == 0, done.stderr
     keys = ("train_loss", "val_loss", "val_accuracy")
-    for trial, line in zip(trials, done.stdout.splitlines(), strict=True):
+    trained = [trial for trial in trials if trial.reports]
+    for trial, line in zip(trained, done.stdout.splitlines(), strict=True):
         expected = [
             [None if value != value or abs(value) == float("inf") else value for value in row]
             for row in json.loads(line)

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from sweep.records import TrialRecord
-from tests.faults.harness import CONFIG, Site, assert_nothing_lost, projected, site
+from tests.faults.harness import Site, assert_nothing_lost, projected, site
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,7 +22,7 @@ STEPS = """
     piecewise_constant:
       values: [0.05, {log_uniform: [1e-2, 1e30]}]
       boundaries_epochs: [{choice: [0, 1, 2, 3]}]"""
-FIELDS = {"images": 256, "epochs": EPOCHS, "families": STEPS}
+FIELDS: dict[str, Any] = {"images": 256, "epochs": EPOCHS}
 RULES = """
 import sys
 
@@ -40,25 +40,28 @@ def momentum(t, *, mood):
         raise KeyError("a momentum for no worker")
     return 0.9
 """
-RAISING = """
-    custom: {function: 'rules.py:rate', mood: {uniform: [0, 1]}}"""
-RAISING_MOMENTUM = """momentum_schedule:
+RATES = f"""{STEPS}
+    custom: {{function: 'rules.py:rate', mood: {{uniform: [0, 1]}}}}"""
+MOMENTA = """momentum_schedule:
     custom: {function: 'rules.py:momentum', mood: {uniform: [0, 1]}}"""
 
 
 def stepping(epoch: int) -> dict[str, Any]:
     """A point whose learning rate explodes within that epoch."""
     body = {"values": [0.05, 1e30], "boundaries_epochs": [epoch - 1]}
-    return {"schedule": {"piecewise_constant": body}, "momentum": 0.5}
+    return {"schedule": {"piecewise_constant": body}}
 
 
 def constant(rate: float) -> dict[str, Any]:
-    return {"schedule": {"constant": {"peak_lr": rate}}, "momentum": 0.5}
+    return {"schedule": {"constant": {"peak_lr": rate}}}
 
 
-def raising(rate_mood: float, momentum_mood: float) -> dict[str, Any]:
-    momentum = {"custom": {"mood": momentum_mood}}
-    return {"schedule": {"custom": {"mood": rate_mood}}, "momentum_schedule": momentum}
+def custom(mood: float) -> dict[str, Any]:
+    return {"schedule": {"custom": {"mood": mood}}}
+
+
+def with_momentum(point: dict[str, Any], mood: float = 0.5) -> dict[str, Any]:
+    return point | {"momentum_schedule": {"custom": {"mood": mood}}}
 
 
 def enqueued(points: list[dict[str, Any]]) -> tuple[str, ...]:
@@ -85,57 +88,48 @@ def assert_diverged_at(here: Site, trials: list[TrialRecord], epochs: dict[int, 
         assert runs[number].data.metrics["epoch"] == epoch
 
 
-def test_divergence_at_any_epoch_ends_its_trial_only(tmp_path: Path) -> None:
-    points = [constant(0.1), stepping(1), stepping(2), constant(0.2), stepping(EPOCHS)]
-    with site(tmp_path, trials=len(points), **FIELDS) as here:
-        here.run(*enqueued(points))
+def test_a_trial_that_diverges_or_raises_ends_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [constant(0.1), stepping(1), custom(0.11), stepping(2), custom(0.22), custom(0.5)]
+    points += [constant(0.2), stepping(EPOCHS), custom(0.6)]
+    points = [with_momentum(point) for point in points]
+    points[6:6] = [with_momentum(constant(0.1), 0.33), with_momentum(custom(0.5), 0.44)]
+    raised = {
+        2: "rules.py:rate raised KeyError: 'a rate for no driver'",
+        4: "RuntimeError: a rate for no worker",
+        6: "rules.py:momentum raised RuntimeError: a momentum for no driver",
+        7: "KeyError: 'a momentum for no worker'",
+    }
+    monkeypatch.chdir(tmp_path)  # where the functions are
+    with site(tmp_path, trials=len(points), families=RATES, **FIELDS) as here:
+        (tmp_path / "rules.py").write_text(RULES)
+        file = tmp_path / "faults.yaml"
+        file.write_text(file.read_text().replace("momentum: {uniform: [0, 0.9]}", MOMENTA))
+        assert "Traceback" not in here.run(*enqueued(points))
         _, trials = here.read()
-        assert_diverged_at(here, trials, {1: 1, 2: 2, 4: EPOCHS})
-        assert [trials[number].state for number in (0, 3)] == ["complete", "complete"]
+        for number, error in raised.items():
+            assert_error_is_kept(here, trials[number], error)
+        for number in (4, 7):  # on the driver a function is asked for its curve only
+            assert "Traceback (most recent call last)" in trials[number].message
+            assert 'rules.py", line ' in trials[number].message
+        assert_diverged_at(here, trials, {1: 1, 3: 2, 9: EPOCHS})
+        assert {trials[number].state for number in (0, 5, 8, 10)} == {"complete"}
+        assert trials[5].value == trials[10].value  # their curves are equal
         assert_no_number_is_missing(here)
-        assert_nothing_lost(here, incidents=0)
+        assert_nothing_lost(here, incidents=0, failed=raised)
 
 
 def test_a_sweep_of_diverging_trials_fails_with_advice(tmp_path: Path) -> None:
-    points = [stepping(epoch) for epoch in range(1, EPOCHS + 1)]
-    with site(tmp_path, trials=len(points), **FIELDS) as here:
+    points = [stepping(epoch) | {"momentum": 0.5} for epoch in range(1, EPOCHS + 1)]
+    with site(tmp_path, trials=len(points), families=STEPS, **FIELDS) as here:
         told = here.run(*enqueued(points), code=1)
         assert "every trial diverged; lower the upper end of peak_lr" in told
         assert "Traceback" not in told
-        sweep, trials = here.read()
-        assert sweep.state == "failed"
+        _, trials = here.read()
         assert_diverged_at(here, trials, {n: n + 1 for n in range(EPOCHS)})
         assert_no_number_is_missing(here)
-        assert projected(here).parent.info.status == "FAILED"
-
-
-def test_a_function_that_raises_fails_its_trial_only(tmp_path: Path) -> None:
-    fine = [raising(0.5 + n / 100, 0.5) for n in range(5)]
-    faulty = [raising(0.11, 0.5), raising(0.22, 0.5), raising(0.5, 0.33), raising(0.5, 0.44)]
-    points = [fine[0], faulty[0], fine[1], faulty[1], fine[2], faulty[2], fine[3], faulty[3]]
-    points.append(fine[4])
-    fields = FIELDS | {"algorithm": "random", "pruning": "none", "families": RAISING}
-    with site(tmp_path, trials=len(points), **FIELDS) as here:
-        (tmp_path / "rules.py").write_text(RULES)
-        text = CONFIG.format(trials=len(points), **fields)
-        text = text.replace("momentum: {uniform: [0, 0.9]}", RAISING_MOMENTUM)
-        (tmp_path / "faults.yaml").write_text(text)
-        told = here.run(*enqueued(points))
-        assert "Traceback" not in told
-        _, trials = here.read()
-        states = [trial.state for trial in trials]
-        assert states == ["complete", "failed"] * 4 + ["complete"]
-        assert {len(trial.reports) for trial in trials[::2]} == {EPOCHS}
-        assert len({trial.value for trial in trials[::2]}) == 1  # their curves are equal
-        raised = ("rules.py:rate raised KeyError: 'a rate for no driver'",)
-        raised += ("RuntimeError: a rate for no worker",)
-        raised += ("rules.py:momentum raised RuntimeError: a momentum for no driver",)
-        raised += ("KeyError: 'a momentum for no worker'",)
-        for trial, error in zip(trials[1::2], raised, strict=True):
-            assert_error_is_kept(here, trial, error)
-        for trial in trials[3::4]:  # on the driver a function is asked for its curve only
-            assert "Traceback (most recent call last)" in trial.message
-            assert 'rules.py", line ' in trial.message
+        assert_nothing_lost(here, incidents=0, state="failed")
 
 
 def assert_error_is_kept(here: Site, trial: TrialRecord, error: str) -> None:
