@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from search_spaces import parse_config
+from search_spaces import parse_config, planned_steps
 from sweep.directory import create_ledger
+from sweep.facts import sweep_facts
 from sweep.halt import send
+from sweep.launch import load_data
 from tests.faults.harness import (
     Command,
     Site,
@@ -24,26 +26,22 @@ pytestmark = [
     pytest.mark.timeout(1200),
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
 ]
-MANY: dict[str, Any] = {"images": 256, "epochs": 40, "trials": 60}
+SHORT: dict[str, Any] = {"images": 256, "epochs": 20, "trials": 20}
+LONG: dict[str, Any] = {"images": 256, "epochs": 200, "trials": 4}
 OVER = "sweep resume faults --num-trials N, or --hours H"
 
 
-def training(here: Site) -> Command:
-    """A launch whose first trial has ended, so that MLflow can hold it."""
-    command = here.start()
+def comes_to(here: Site, place: str, command: Command | None = None) -> Command:
+    """A launch or resume, or this one, that runs, once it has come to the place again."""
+    before = here.passed()[place]
+    command = command or here.start()
     until(
-        lambda: (
-            command.process.poll() is not None or any(trial.ended_ms for trial in ledger_of(here))
-        ),
+        lambda: command.process.poll() is not None or here.passed()[place] > before,
         command.output,
         280,
     )
     assert command.process.poll() is None, command.output()
     return command
-
-
-def ledger_of(here: Site) -> list[Any]:
-    return here.read()[1] if (here.directory / "sweep.json").exists() else []
 
 
 def asked_to(here: Site, command: str, driver: Command, code: int = 0) -> str:
@@ -73,60 +71,44 @@ def shown(here: Site) -> tuple[str, str, str]:
     return status["state"], held.parent.info.status, held.parent.data.tags["mlflow.note.content"]
 
 
-def more(here: Site, count: int, *, code: int = 0) -> str:
-    """What a resume says that raises the number of trials."""
-    here.trials = count
-    return here.run("resume", "faults", "--num-trials", str(count), code=code)
-
-
-def test_pause_and_resume(tmp_path: Path) -> None:
-    with site(tmp_path, **MANY) as here:
-        driver = training(here)
-        refused = here.run("launch", "faults.yaml", code=4)
-        assert f"being run by process {driver.process.pid} of " in refused
-        assert "sweep status faults" in refused
-        assert "--name faults-2" in refused
-        output = asked_to(here, "pause", driver)
+def test_pause_and_then_stop(tmp_path: Path) -> None:
+    with site(tmp_path, **SHORT) as here:
+        output = asked_to(here, "pause", comes_to(here, "ended"))
         assert "paused: no new trials are started" in output
         assert re.search("so far +trial", output)
         assert re.search("go on +sweep resume faults\n", output)
         assert states(here) == ("paused", {"complete"})
-        asked = len(here.read()[1])
-        assert asked < here.trials
+        paused = here.accepted()
+        assert len(paused) < here.trials
         state, status, note = shown(here)
         assert (state, status) == ("paused", "KILLED")
         assert "sweep resume faults" in note
         assert "is not running; go on with: sweep resume faults" in here.run("pause", "faults")
         assert "which is paused\n" in here.run("launch", "faults.yaml", code=4)
-        accepted = here.accepted()
-        here.run()
-        assert_nothing_lost(here, accepted, incidents=0)
 
-
-def test_stop_and_a_raised_budget(tmp_path: Path) -> None:
-    with site(tmp_path, **MANY) as here:
-        output = asked_to(here, "stop", training(here))
+        output = asked_to(here, "stop", comes_to(here, "ended"))
         assert "stopped: no new trials are started" in output
         assert re.search("winner +trial", output)
         assert OVER in output
-        assert states(here) == ("stopped", {"complete"})
-        asked = len(here.read()[1])
-        assert asked < here.trials
+        assert len(paused) < len(here.accepted()) < here.trials
         assert shown(here)[:2] == ("stopped", "FINISHED")
-        for command in ("pause", "stop", "cancel"):
-            assert "faults is over: stopped" in here.run(command, "faults")
+        assert "faults is over: stopped" in here.run("stop", "faults")
         assert "sweep resume faults --num-trials N" in here.run("launch", "faults.yaml", code=4)
+        stopped = here.accepted()
         assert OVER in here.run("resume", "faults")
-        assert states(here) == ("stopped", {"complete"})
-        accepted = here.accepted()
-        more(here, 62)
-        assert_nothing_lost(here, accepted, incidents=0)
-        assert "faults is over: finished" in here.run("cancel", "faults")
+        assert here.accepted() == stopped
+        assert_nothing_lost(here, paused, incidents=0, state="stopped")
+        assert {trial.state for trial in here.read()[1]} == {"complete"}
 
 
 def test_cancel_and_a_raised_budget(tmp_path: Path) -> None:
-    with site(tmp_path, images=256, epochs=800, trials=6) as here:
-        driver = training(here)
+    with site(tmp_path, **LONG) as here:
+        driver = comes_to(here, "recorded")
+        refused = here.run("launch", "faults.yaml", code=4)
+        assert f"being run by process {driver.process.pid} of " in refused
+        assert "sweep status faults" in refused
+        assert "--name faults-2" in refused
+        comes_to(here, "ended", driver)
         output = asked_to(here, "cancel", driver, code=1)
         assert "cancelled: running trials are ended now" in output
         assert OVER in output
@@ -137,34 +119,38 @@ def test_cancel_and_a_raised_budget(tmp_path: Path) -> None:
             "[0-9] cancelled.*\ncancelled; MLflow: every", here.run("status", "faults")
         )
         assert "complete" in here.run("best", "faults")
-        for trial in here.read()[1]:
+        trials = here.read()[1]
+        assert any(trial.reports for trial in trials if trial.state == "cancelled")
+        for trial in trials:
             kept = here.directory / "trials" / f"{trial.number:04d}" / "checkpoint"
             assert kept.exists() == (trial.state == "complete")
-        before = here.accepted()
         assert OVER in here.run("resume", "faults", code=1)
-        assert here.accepted() == before
-        more(here, 7)
-        assert here.accepted().items() >= before.items()
+        assert here.read()[1] == trials
+        here.trials += 1
+        here.run("resume", "faults", "--num-trials", str(here.trials))
+        assert here.read()[1][: len(trials)] == trials
         assert states(here) == ("finished", {"complete", "cancelled"})
-        assert len(before) < len(here.accepted()) == here.trials
+        assert len(trials) < len(here.accepted()) == here.trials
         assert shown(here)[:2] == ("finished", "FINISHED")
+        assert "faults is over: finished" in here.run("cancel", "faults")
 
 
 # No process runs it
 
 
-def cut_off(here: Site) -> None:
-    """A sweep whose driver died: a complete trial, and one that has trained one epoch of two."""
+def cut_off(here: Site, *trained: int) -> int:
+    """The number of a driver that died, having trained so many epochs of each of its trials."""
+    config = parse_config((here.folder / "faults.yaml").read_text())
     ledger = create_ledger(
         here.directory,
-        parse_config((here.folder / "faults.yaml").read_text()),
+        config,
         storage=None,
         tracking_uri=here.tracking_uri,
-        steps_per_epoch=8,
-        facts={"sweep_id": here.identity, "config_sha256": "c" * 64, "dataset_digest": "d" * 36},
+        steps_per_epoch=planned_steps(config),
+        facts=sweep_facts(config, load_data(config, None)),
     )
     ledger.set_state("running")
-    for last in (2, 1):
+    for last in trained:
         number = ledger.ask()
         for epoch in range(1, last + 1):
             losses = {"train_loss": 1.5, "val_loss": 1.25, "val_accuracy": 0.5, "diverged": False}
@@ -172,6 +158,7 @@ def cut_off(here: Site) -> None:
             ledger.record(number, {"epoch": epoch} | losses | facts)
         if last == here.epochs:
             ledger.end(number, "complete", "")
+    return ledger.driver
 
 
 @pytest.mark.parametrize(
@@ -182,9 +169,7 @@ def test_a_sweep_that_nobody_runs_is_ended_there(
     tmp_path: Path, command: str, state: str, status: str
 ) -> None:
     with site(tmp_path, epochs=2) as here:
-        cut_off(here)
-        assert "which is interrupted\n" in here.run("launch", "faults.yaml", code=4)
-        assert "is not running; go on with: sweep resume faults" in here.run("pause", "faults")
+        cut_off(here, 2, 1)
         assert here.read()[0].state == "interrupted"
         told = here.run(command, "faults")
         assert "faults is over, 2 trials; MLflow holds all of faults" in told
@@ -196,7 +181,8 @@ def test_a_sweep_that_nobody_runs_is_ended_there(
 
 def test_a_resume_may_only_raise_the_budget(tmp_path: Path) -> None:
     with site(tmp_path, epochs=2) as here:
-        cut_off(here)
+        cut_off(here, 2, 1)
+        assert "which is interrupted\n" in here.run("launch", "faults.yaml", code=4)
         fewer = here.run("resume", "faults", "--num-trials", "15", code=2)
         assert "num_trials, which is 16, but got 15; give more, or leave it out" in fewer
         hours = here.run("resume", "faults", "--hours", "1", code=2)
@@ -204,7 +190,7 @@ def test_a_resume_may_only_raise_the_budget(tmp_path: Path) -> None:
         frozen = here.directory / "config.yaml"
         text = frozen.read_text()
         frozen.write_text(text.replace("epochs: 2", "epochs: 3").replace("size: 64", "size: 32"))
-        refused = here.run("resume", "faults", code=1)
+        refused = here.run("resume", "faults", code=2)
         assert "training.num_epochs" in refused
         assert "training.batch_size" in refused
         assert "launch the changed config under a new name" in refused
@@ -212,7 +198,7 @@ def test_a_resume_may_only_raise_the_budget(tmp_path: Path) -> None:
 
 def test_a_tracking_server_that_is_down_when_a_sweep_is_cancelled(tmp_path: Path) -> None:
     with site(tmp_path, "http://127.0.0.1:9", epochs=2) as here:
-        cut_off(here)
+        cut_off(here, 2, 1)
         told = here.run("cancel", "faults", code=3)
         assert "2 trials (3 epochs) are not delivered" in told
         assert "sweep sync faults" in told
@@ -221,7 +207,9 @@ def test_a_tracking_server_that_is_down_when_a_sweep_is_cancelled(tmp_path: Path
 
 def test_a_command_for_a_driver_that_died_says_nothing_to_the_next(tmp_path: Path) -> None:
     with site(tmp_path, images=128, epochs=2, trials=2) as here:
+        driver = cut_off(here, 0)
+        accepted = here.accepted()
+        send(here.directory, driver, "cancel")
         here.run()
-        send(here.directory, 1, "cancel")
-        more(here, 4)
-        assert_nothing_lost(here, incidents=0)
+        assert not (here.directory / "control").exists()
+        assert_nothing_lost(here, accepted, incidents=0)
