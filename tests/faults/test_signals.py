@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM, in every phase of a command: it ends soon, with its code, and cleanly."""
 
 import contextlib
+import itertools
 import os
 import pty
 import random
@@ -33,7 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
 ]
 ONCE_S, TWICE_S = 30, 5  # as promised
-SMALL: dict[str, Any] = {"images": 256, "epochs": 200, "trials": 3}
+LONG: dict[str, Any] = {"images": 256, "epochs": 200, "trials": 3}
 TINY: dict[str, Any] = {"images": 128, "epochs": 2, "trials": 2}
 HOW = ("ctrl-c", "sigterm", "group")
 
@@ -80,15 +81,29 @@ def started(here: Site, how: str, *arguments: str, **variables: str) -> Command 
     return Terminal(here, *(arguments or due), **variables)
 
 
-def interrupt(command: Command | Terminal, how: str) -> None:
-    if isinstance(command, Terminal):
+def interrupt(command: Command | Terminal, how: str) -> float:
+    """The time at which it is sent."""
+    sent = time.monotonic()
+    if how == "ctrl-c":
+        assert isinstance(command, Terminal)
         command.press_ctrl_c()
-    elif how == "group":  # as `timeout` does it
+        return sent
+    command.process.terminate()
+    if how == "group":  # as `timeout` does it
         with contextlib.suppress(ProcessLookupError):
-            command.process.terminate()
             os.killpg(command.process.pid, signal.SIGTERM)
-    else:
-        command.process.terminate()
+    return sent
+
+
+def interrupt_again(command: Command | Terminal, how: str) -> float:
+    """Interrupt it once more when it has answered, if it still runs then."""
+
+    def answered() -> bool:
+        return "once more: at once" in command.output() or command.process.poll() is not None
+
+    until(answered, command.output)
+    time.sleep(0.4)  # sooner a SIGTERM counts as the same one
+    return interrupt(command, how)
 
 
 def wait_for(condition: Callable[[], object], command: Command | Terminal) -> None:
@@ -101,27 +116,17 @@ def wait_for(condition: Callable[[], object], command: Command | Terminal) -> No
     assert condition(), command.output()
 
 
-def interrupt_again(command: Command | Terminal, how: str) -> None:
-    """Interrupt it once more when it has answered, if it still runs then."""
-
-    def answered() -> bool:
-        return "once more: at once" in command.output() or command.process.poll() is not None
-
-    until(answered, command.output)
-    time.sleep(0.4)  # sooner a SIGTERM counts as the same one
-    interrupt(command, how)
-
-
-def assert_ends(here: Site, command: Command | Terminal, how: str, within: float) -> str:
-    """It ends in that time with the code of its signal, and nothing of it runs on."""
-    begun = time.monotonic()
-    code = command.wait(within)
+def assert_ends(
+    here: Site, command: Command | Terminal, how: str, sent: float, within: float
+) -> str:
+    """In that time since the signal it has ended with its code, and nothing of it runs on."""
+    code = command.wait(max(sent + within - time.monotonic(), 0.01))
     output = command.output()
     assert code == (130 if how == "ctrl-c" else 143), output
     assert "Traceback" not in output
     assert "*** SIG" not in output  # the stack that Ray dumps
-    left = max(begun + within - time.monotonic(), 1)
-    until(lambda: not here.processes(), here.processes, left)
+    until(lambda: not here.processes(), here.processes, max(sent + within - time.monotonic(), 1))
+    assert partial_files(here) == []
     return output
 
 
@@ -132,7 +137,7 @@ def partial_files(here: Site) -> list[Path]:
 
 
 def trains(here: Site) -> bool:
-    return bool(list(here.directory.glob("trials/*/metrics.jsonl")))
+    return here.recorded() > 0
 
 
 def runs(here: Site, name: str) -> bool:
@@ -147,70 +152,83 @@ def runs(here: Site, name: str) -> bool:
 # Training
 
 
-@pytest.mark.parametrize("how", HOW)
-def test_the_first_one_lets_epochs_finish(tmp_path: Path, how: str) -> None:
-    with site(tmp_path, **SMALL) as here:
-        command = started(here, how)
-        wait_for(lambda: trains(here), command)
-        interrupt(command, how)
-        output = assert_ends(here, command, how, ONCE_S)
-        assert "in 30 s at the latest; once more: at once" in output
-        assert "sweep resume faults" in output
-        assert partial_files(here) == []
-        assert_left_open(here)
-        if how == "ctrl-c":
+def test_each_after_the_other(tmp_path: Path) -> None:
+    """Each resume is interrupted as well; what was accepted and trained stays."""
+    dice = random.Random(0)
+    cases = [(how, twice, 0.0) for twice in (False, True) for how in HOW[: 2 if twice else 3]]
+    cases.append((dice.choice(HOW), dice.random() < 0.5, dice.uniform(0, 1)))
+    with site(tmp_path, **LONG) as here:
+        accepted: dict[int, dict[str, Any]] = {}
+        for how, twice, after in cases:
+            in_training(here, how, twice=twice, after=after)
+            assert here.accepted().items() >= accepted.items()
             accepted = here.accepted()
-            here.run()
-            assert_nothing_lost(here, accepted, incidents=1)
+        here.run()
+        assert_nothing_lost(here, accepted, incidents=sum(twice for _, twice, _ in cases))
 
 
-def assert_left_open(here: Site) -> None:
-    """Of an interrupted sweep all is recorded, delivered and kept that was trained."""
+def in_training(here: Site, how: str, *, twice: bool, after: float) -> None:
+    """Launch or resume, and interrupt it so many seconds after it has begun to train."""
+    before = here.recorded()
+    command = started(here, how)
+    wait_for(lambda: here.recorded() > before, command)
+    time.sleep(after)
+    sent = interrupt(command, how)
+    if twice:
+        sent = interrupt_again(command, how)
+    output = assert_ends(here, command, how, sent, TWICE_S if twice else ONCE_S)
+    assert "in 30 s at the latest; once more: at once" in output
+    assert "sweep resume faults" in output
+    if twice:
+        assert "stopped at once" in output
+    assert_left_open(here, delivered=not twice)
+
+
+def assert_left_open(here: Site, *, delivered: bool) -> None:
+    """Of an interrupted sweep all is kept that was trained, and MLflow holds it."""
     sweep, trials = here.read()
     assert sweep.state == "interrupted"
     cut = [trial for trial in trials if trial.state == "running" and trial.reports]
     assert cut
+    for trial in cut:
+        assert (here.directory / "trials" / f"{trial.number:04d}" / "checkpoint").exists()
+    if not delivered:
+        return
     held = projected(here)
     assert held.parent.info.status == "KILLED"
     assert held.parent.data.tags["sweep.state"] == "interrupted"
     for trial in cut:
-        assert (here.directory / "trials" / f"{trial.number:04d}" / "checkpoint").exists()
         run = held.trials[trial.number]
         assert (run.info.status, run.data.tags["state"]) == ("KILLED", "interrupted")
         assert len(held.histories[trial.number]["train_loss"]) == len(trial.reports)
 
 
-@pytest.mark.parametrize("how", HOW[: count(1, 2)])
-def test_the_second_one_ends_it_at_once(tmp_path: Path, how: str) -> None:
-    with site(tmp_path, **SMALL) as here:
-        command = started(here, how)
-        wait_for(lambda: trains(here), command)
-        interrupt(command, how)
-        interrupt_again(command, how)
-        output = assert_ends(here, command, how, TWICE_S)
-        assert "sweep resume faults" in output
-        assert partial_files(here) == []
-        here.run()
-        assert_nothing_lost(here, incidents=1)
-
-
-@pytest.mark.parametrize("seed", range(count(1, 20)))
-def test_at_a_random_instant(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(count(0, 10)))
+def test_at_a_random_instant_of_training(tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
-    how, twice = dice.choice(HOW), dice.random() < 0.5
-    with site(tmp_path, **SMALL) as here:
+    how, twice = HOW[seed % 3], seed % 2 == 1
+    with site(tmp_path, **LONG) as here:
+        in_training(here, how, twice=twice, after=dice.uniform(0, 3))
+        accepted = here.accepted()
+        here.run()
+        assert_nothing_lost(here, accepted, incidents=twice)
+
+
+@pytest.mark.parametrize("seed", range(count(0, 10)))
+def test_at_a_random_instant_since_the_start(tmp_path: Path, seed: int) -> None:
+    dice = random.Random(seed)
+    how, twice = HOW[seed % 3], seed % 2 == 1
+    with site(tmp_path, **LONG) as here:
         command = started(here, how)
         wait_for(lambda: "starting Ray" in command.output(), command)
-        time.sleep(dice.uniform(0, 12))
+        time.sleep(dice.uniform(0, 10))
         accepted = here.accepted()
-        interrupt(command, how)
+        sent = interrupt(command, how)
         if twice:
-            interrupt_again(command, how)
-        if command.process.poll() != 0:  # it was not faster
-            assert_ends(here, command, how, TWICE_S if twice else ONCE_S)
-        assert partial_files(here) == []
+            sent = interrupt_again(command, how)
+        assert_ends(here, command, how, sent, TWICE_S if twice else ONCE_S)
         here.run()
-        assert_nothing_lost(here, accepted, incidents=1)
+        assert_nothing_lost(here, accepted, incidents=twice)
 
 
 @pytest.mark.skipif(count(0, 1) == 0, reason="an epoch of half a minute: with SWEEP_FAULTS=full")
@@ -224,16 +242,14 @@ def test_an_epoch_that_takes_too_long(tmp_path: Path, manual_dir: Path) -> None:
             command = started(here, "ctrl-c", *arguments, **images)
             wait_for(lambda: trains(here), command)
             trained = here.passed()["checkpoint written"]
-            interrupt(command, "ctrl-c")
-            begun = time.monotonic()
-            assert_ends(here, command, "ctrl-c", ONCE_S)
-            assert time.monotonic() - begun > 15
+            sent = interrupt(command, "ctrl-c")
+            assert_ends(here, command, "ctrl-c", sent, ONCE_S)
             assert here.passed()["checkpoint written"] == trained  # it was cut off in an epoch
             assert [trial.state for trial in here.read()[1]] == ["running"] * 2
             for other in others:
                 other.kill()
             assert here.start(**images).wait(600) == 0
-            assert_nothing_lost(here, incidents=1)
+            assert_nothing_lost(here, incidents=1)  # the two epochs
     finally:
         for other in others:
             other.kill()
@@ -255,19 +271,18 @@ def loading_data(here: Site, command: Command | Terminal) -> bool:
     return (here.folder / "cache").exists()
 
 
-@pytest.mark.parametrize(
-    ("phase", "how"),
-    [
-        (importing, "ctrl-c"),
-        (importing, "sigterm"),
-        (starting_ray, "ctrl-c"),
-        (starting_ray, "group"),
-        (loading_data, "ctrl-c"),
-        (loading_data, "sigterm"),
-    ],
-)
+FEW = [(importing, "ctrl-c", 1), (starting_ray, "group", 1), (loading_data, "sigterm", 1)]
+PHASES = (importing, starting_ray, loading_data)
+ALL = [*FEW, *(case for case in itertools.product(PHASES, HOW, (1, 2)) if case not in FEW)]
+
+
+@pytest.mark.parametrize(("phase", "how", "times"), ALL[: count(len(FEW), len(ALL))])
 def test_a_launch_that_was_not_begun(
-    tmp_path: Path, phase: Callable[[Site, Command | Terminal], bool], how: str, manual_dir: Path
+    tmp_path: Path,
+    phase: Callable[[Site, Command | Terminal], bool],
+    how: str,
+    times: int,
+    manual_dir: Path,
 ) -> None:
     variables = {"SWEEP_CACHE_DIR": str(tmp_path / "cache"), "SWEEP_MANUAL_DIR": str(manual_dir)}
     dataset = "fashion_mnist" if phase is loading_data else "digits"
@@ -275,12 +290,14 @@ def test_a_launch_that_was_not_begun(
         arguments = ("launch", "faults.yaml", "--set", f"data.dataset={dataset}")
         command = started(here, how, *arguments, **variables)
         wait_for(lambda: phase(here, command), command)
-        interrupt(command, how)
-        output = assert_ends(here, command, how, ONCE_S)
+        sent = interrupt(command, how)
+        if times == 2:
+            time.sleep(0.02)  # it has not ended yet
+            sent = interrupt(command, how)
+        output = assert_ends(here, command, how, sent, TWICE_S if times == 2 else ONCE_S)
         assert "stopped" in output
         assert phase is importing or "nothing was begun" in output
         assert not here.directory.exists()
-        assert partial_files(here) == []
 
 
 # After the search
@@ -301,8 +318,8 @@ def undelivered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undelivere
             command = started(here, "ctrl-c")
             ledger = here.directory / "study.journal"
             wait_for(lambda: ledger.exists() and here.read()[0].state == "finished", command)
-            interrupt(command, "ctrl-c")
-            yield Undelivered(here, assert_ends(here, command, "ctrl-c", ONCE_S))
+            sent = interrupt(command, "ctrl-c")
+            yield Undelivered(here, assert_ends(here, command, "ctrl-c", sent, ONCE_S))
 
 
 def test_the_last_delivery(undelivered: Undelivered) -> None:
@@ -314,47 +331,63 @@ def test_the_last_delivery(undelivered: Undelivered) -> None:
     assert re.search("deliver +sweep sync faults", output)
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("arguments", [("sync", "faults"), ("resume", "faults")])
+DELIVERIES = [("sync", "sigterm"), ("resume", "ctrl-c")]
+DELIVERIES += [("sync", "ctrl-c"), ("sync", "group"), ("resume", "sigterm"), ("resume", "group")]
+
+
+@pytest.mark.parametrize(("word", "how"), DELIVERIES[: count(2, 6)])
 def test_a_delivery_that_is_all_there_is_to_do(
-    undelivered: Undelivered, arguments: tuple[str, ...], how: str
+    undelivered: Undelivered, word: str, how: str
 ) -> None:
     here = undelivered.here
-    command = started(here, how, *arguments)
+    command = started(here, how, word, "faults")
     wait_for(lambda: runs(here, "sweep.tracking"), command)
-    interrupt(command, how)
-    if arguments[0] == "resume":
-        interrupt_again(command, how)
-    assert_ends(here, command, how, TWICE_S)
+    sent = interrupt(command, how)
+    if word == "resume":
+        sent = interrupt_again(command, how)
+    assert_ends(here, command, how, sent, TWICE_S)
     assert here.read()[0].state == "finished"
-    assert partial_files(here) == []
 
 
-@pytest.mark.parametrize("seed", range(count(2, 20)))
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler of its own for this signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(re.findall(r"SigCgt:\s*(\w+)", status)[0], 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("seed", range(count(1, 20)))
 def test_an_export_writes_all_or_nothing(undelivered: Undelivered, seed: int) -> None:
+    """At the end of the writing, and at random instants; before our code runs it is Python's."""
     here = undelivered.here
-    whole = (here.directory / "best.yaml").read_text()
+    how, twice = ("ctrl-c", "sigterm")[seed % 2], seed // 2 % 2 == 1
     output = here.folder / f"{seed}.yaml"
-    command = here.start("export", "faults", "-o", output.name)
-    if seed:
-        time.sleep(random.Random(seed).uniform(0, 3))
+    command = Terminal(here, "export", "faults", "-o", output.name)
+    pid = command.process.pid
+    wait_for(lambda: catches(pid, signal.SIGTERM), command)
+    if seed < 4:
+        wait_for(lambda: here.passed()[f"replace {output.name}"], command)
     else:
-        wait_for(output.exists, command)
-    interrupt(command, "sigterm")
-    # Until the interpreter runs our code, a signal ends it as it ends any program.
-    assert command.wait(TWICE_S) in (0, 143, -signal.SIGTERM)
+        time.sleep(random.Random(seed).uniform(0, 2))
+    sent = interrupt(command, how)
+    if twice:
+        time.sleep(0.02)
+        sent = interrupt(command, how)
+    code = command.wait(max(sent + TWICE_S - time.monotonic(), 0.01))
+    number = signal.SIGINT if how == "ctrl-c" else signal.SIGTERM
+    # When all is done, a signal ends it as it ends any program.
+    assert code in (0, -number) if output.exists() else code == 128 + number, command.output()
     assert "Traceback" not in command.output()
-    assert not output.exists() or output.read_text() == whole
+    if output.exists():
+        assert output.read_text() == (here.directory / "best.yaml").read_text()
     assert partial_files(here) == []
 
 
-@pytest.mark.parametrize("how", HOW[:2])
+@pytest.mark.parametrize("how", HOW[: count(1, 2)])
 def test_training_again(undelivered: Undelivered, how: str) -> None:
     here = undelivered.here
     text = (here.directory / "best.yaml").read_text()
     (here.folder / "long.yaml").write_text(text.replace("num_epochs: 2", "num_epochs: 100000"))
     command = started(here, how, "train", "long.yaml")
     wait_for(lambda: "epoch   1" in command.output(), command)
-    interrupt(command, how)
-    assert "stopped" in assert_ends(here, command, how, TWICE_S)
-    assert partial_files(here) == []
+    sent = interrupt(command, how)
+    assert "stopped" in assert_ends(here, command, how, sent, TWICE_S)
