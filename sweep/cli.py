@@ -118,6 +118,9 @@ def resume(
 ) -> None:
     """Go on with an interrupted sweep, its unfinished trials first."""
     directory = sweep_directory(name, sweeps_dir)
+    from sweep.lease import refuse_if_driven
+
+    refuse_if_driven(directory, takeover=takeover)  # before what takes long to import
     from sweep.launch import resume as run
 
     asked = {"num_trials": num_trials, "hours": hours}

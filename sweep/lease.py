@@ -119,9 +119,7 @@ def driving(directory: Path, *, takeover: bool = False, above: int = 0) -> Itera
     """
     while True:
         latest = latest_number(directory)
-        holder = _holder(_record_path(directory, latest))
-        if holder and not (takeover and holder.stale):
-            raise refusal(directory.name, str(holder), stale=holder.stale)
+        refuse_if_driven(directory, takeover=takeover)
         number, started = max(above, latest) + 1, time.time()
         try:
             file = _published(_record_path(directory, number), own_record(started, number))
@@ -142,6 +140,13 @@ def driving(directory: Path, *, takeover: bool = False, above: int = 0) -> Itera
 def current_holder(directory: Path) -> Holder | None:
     """The driver that has the lease now."""
     return _holder(_record_path(directory, latest_number(directory)))
+
+
+def refuse_if_driven(directory: Path, *, takeover: bool = False) -> None:
+    """CommandError, naming the holder, if another process has the lease and may keep it."""
+    holder = current_holder(directory)
+    if holder and not (takeover and holder.stale):
+        raise refusal(directory.name, str(holder), stale=holder.stale)
 
 
 def _holder(path: Path) -> Holder | None:

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import random
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -12,7 +13,10 @@ _HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "content-length"
 
 
 class Losing(ThreadingHTTPServer):
-    """Forwards each request; of those that write, the answer to about one in `every` is lost."""
+    """Forwards each request, and loses the answers of some that write.
+
+    Of each kind of request the first answer is lost, and about one in `every` after it.
+    """
 
     daemon_threads = True
 
@@ -20,7 +24,7 @@ class Losing(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.server_to, self._every = server_port, every
         self._random, self._lock = random.Random(seed), threading.Lock()
-        self.lost: list[str] = []  # the paths of the requests whose answers were lost
+        self.lost: Counter[str] = Counter()  # how many answers, by the kind of the request
 
     @property
     def uri(self) -> str:
@@ -30,12 +34,19 @@ class Losing(ThreadingHTTPServer):
         if method == "GET":
             return False
         with self._lock:
-            lost = self._random.randrange(self._every) == 0
-            self.lost += [path] if lost else []
+            asked = kind(path)
+            lost = self.lost[asked] == 0 or self._random.randrange(self._every) == 0
+            self.lost[asked] += lost
         return lost
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has gone away is no matter."""
+
+
+def kind(path: str) -> str:
+    """What a request asks for: runs/create, runs/log-batch, ...; artifacts, whatever their name."""
+    path = path.partition("?")[0]
+    return "artifacts" if "/mlflow-artifacts/" in path else path.partition("/mlflow/")[2]
 
 
 class _Handler(BaseHTTPRequestHandler):
