@@ -45,8 +45,8 @@ def create(here: Site, storage: str | None = None) -> None:
     )
 
 
-def refused(commands: list[Command]) -> tuple[Command, Command]:
-    """Which of two commands goes on, and which was refused within the promised time.
+def refused(commands: list[Command]) -> Command:
+    """Which of the commands was refused, the only one that has ended, within the promised time.
 
     The time is that of the processor, for other tests may run at the same time.
     """
@@ -58,8 +58,7 @@ def refused(commands: list[Command]) -> tuple[Command, Command]:
     assert ended[0].process.returncode == 4, ended[0].output()
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < REFUSAL_S
     assert "Traceback" not in ended[0].output()
-    (winner,) = [command for command in commands if command is not ended[0]]
-    return winner, ended[0]
+    return ended[0]
 
 
 def end(here: Site, command: Command) -> None:
@@ -68,30 +67,29 @@ def end(here: Site, command: Command) -> None:
     until(lambda: not here.processes(), here.processes, 30)
 
 
-def test_two_resumes_at_once(tmp_path: Path) -> None:
-    with site(tmp_path / "site", **TINY) as here:
-        create(here)
-        for _ in range(count(3, 20)):
-            arguments = ("resume", "faults")
-            winner, loser = refused([here.start(*arguments), here.start(*arguments)])
-            told = re.search(HOLDER, loser.output())
-            assert told, loser.output()
-            assert int(told["pid"]) == winner.process.pid
-            end(here, winner)
-        here.run()
-        assert_nothing_lost(here)
+def two_at_once(here: Site, *arguments: str) -> Command:
+    """The one of two commands that goes on; the other was refused and has named it."""
+    commands = [here.start(*arguments), here.start(*arguments)]
+    loser = refused(commands)
+    (winner,) = set(commands) - {loser}
+    told = re.search(HOLDER, loser.output())
+    assert told, loser.output()
+    assert int(told["pid"]) == winner.process.pid
+    return winner
 
 
-def test_two_launches_at_once(tmp_path: Path) -> None:
+def test_two_at_once(tmp_path: Path) -> None:
+    """Launches, then resumes, the last of which trains the sweep to its end."""
     with site(tmp_path / "site", **TINY) as here:
         for _ in range(count(3, 20)):
-            arguments = ("launch", "faults.yaml")
-            winner, loser = refused([here.start(*arguments), here.start(*arguments)])
-            told = re.search(HOLDER, loser.output())
-            assert told, loser.output()
-            assert int(told["pid"]) == winner.process.pid
-            end(here, winner)
+            end(here, two_at_once(here, "launch", "faults.yaml"))
             shutil.rmtree(here.directory, ignore_errors=True)
+        create(here)
+        for _ in range(count(2, 19)):
+            end(here, two_at_once(here, "resume", "faults"))
+        winner = two_at_once(here, "resume", "faults")
+        assert winner.wait() == 0, winner.output()
+        assert_nothing_lost(here, incidents=0)
 
 
 def test_two_copies_of_a_sweep_in_one_database(tmp_path: Path) -> None:
@@ -102,7 +100,8 @@ def test_two_copies_of_a_sweep_in_one_database(tmp_path: Path) -> None:
         shutil.copytree(here.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("*.log"))
         arguments = ("resume", "faults")
         commands = [here.start(*arguments), copied(here, tmp_path / "copy", *arguments)]
-        winner, loser = refused(commands)
+        loser = refused(commands)
+        (winner,) = set(commands) - {loser}
         assert re.search(rf"by process {winner.process.pid} (of|on) \S+", loser.output())
         end(here, winner)
         text = here.run(*arguments, code=4)
@@ -127,29 +126,50 @@ def forget(storage: str) -> None:
     study.set_user_attr("driver", claim | {"beat": time.time() - 3 * STALE_S})
 
 
-@pytest.mark.parametrize("frozen", ["the driver", "all its processes"])
-def test_a_frozen_driver_is_taken_over_from(frozen: str, tmp_path: Path) -> None:
-    """Once it goes on, it finds that out, and nothing that it still writes counts."""
+@pytest.mark.parametrize("time_over", range(count(1, 10)))
+def test_frozen_drivers_are_taken_over_from(time_over: int, tmp_path: Path) -> None:
+    """Once they go on, they find that out, and nothing that they still write counts.
+
+    Of the first one the driver alone is frozen, of the one that took over all its processes.
+    """
     with site(tmp_path / "site", epochs=40, trials=4) as here:
         create(here)
-        old = here.start()
-        until(lambda: here.recorded() >= 2, old.output)
-        stopped = [old.process.pid] if frozen == "the driver" else here.processes()
-        signalled(stopped, signal.SIGSTOP)
-        accepted = here.accepted()
-        grow_stale(here)
-        text = here.run("resume", "faults", code=4)
-        assert re.search(HOLDER, text)
-        assert re.search(r"not heard of for \d+ s; .*sweep resume faults --takeover", text)
-        before = here.recorded()
-        new = here.start("resume", "faults", "--takeover")
-        until(lambda: here.recorded() >= before + 2, new.output)
-        signalled(stopped, signal.SIGCONT)
-        assert old.wait() == 4, old.output()
-        assert f"faults was taken over by process {new.process.pid} of" in old.output()
-        assert "Traceback" not in old.output()
-        assert new.wait() == 0, new.output()
+        olds, latest = [], here.start()
+        goes_on(here, latest)
+        for everything in (False, True):
+            signalled(here.processes() if everything else [latest.process.pid], signal.SIGSTOP)
+            accepted = here.accepted()
+            assert "running" in {trial.state for trial in here.read()[1]}
+            grow_stale(here)
+            text = told_to_take_over(here)
+            assert f"process {latest.process.pid} of" in text
+            olds, latest = [*olds, latest], here.start("resume", "faults", "--takeover")
+            goes_on(here, latest)
+            assert here.accepted().items() >= accepted.items()
+        signalled(here.processes(), signal.SIGCONT)
+        for old in olds:
+            assert old.wait() == 4, old.output()
+            assert f"faults was taken over by process {latest.process.pid} of" in old.output()
+            assert "Traceback" not in old.output()
+        assert latest.wait() == 0, latest.output()
         assert_nothing_lost(here, accepted)
+
+
+def told_to_take_over(here: Site) -> str:
+    """What a resume says of a holder that is frozen."""
+    command = here.start("resume", "faults")
+    refused([command])
+    text = command.output()
+    assert re.search(HOLDER, text)
+    assert re.search(r"not heard of for \d+ s; .*sweep resume faults --takeover", text)
+    return text
+
+
+def goes_on(here: Site, command: Command) -> None:
+    """Wait until two more epochs are recorded, while the command runs."""
+    before = here.recorded()
+    until(lambda: here.recorded() >= before + 2 or command.process.poll(), command.output)
+    assert command.process.poll() is None, command.output()
 
 
 def signalled(pids: list[int], number: int) -> None:
