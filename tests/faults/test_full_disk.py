@@ -1,9 +1,7 @@
 """The disk that holds the sweeps is full; once there is room again, the sweep goes on."""
 
-import os
 import random
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,19 +18,12 @@ SIZE = 64 << 20
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(mount_disk: Callable[[Path, int], None], tmp_path: Path) -> Path:
     """A folder `sweeps` on a disk of 64 MiB."""
     folder = tmp_path / "sweeps"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = f"a small disk must be mounted, which is refused: {done.stderr.strip()}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    mount_disk(folder, SIZE)
+    return folder
 
 
 def fill(folder: Path) -> Path:

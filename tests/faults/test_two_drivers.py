@@ -78,12 +78,16 @@ def two_at_once(here: Site, *arguments: str) -> Command:
     return winner
 
 
-def test_two_at_once(tmp_path: Path) -> None:
-    """Launches, then resumes, the last of which trains the sweep to its end."""
+def test_two_launches_at_once(tmp_path: Path) -> None:
     with site(tmp_path / "site", **TINY) as here:
         for _ in range(count(3, 20)):
             end(here, two_at_once(here, "launch", "faults.yaml"))
             shutil.rmtree(here.directory, ignore_errors=True)
+
+
+def test_two_resumes_at_once(tmp_path: Path) -> None:
+    """The last winner trains the sweep to its end."""
+    with site(tmp_path / "site", **TINY) as here:
         create(here)
         for _ in range(count(2, 19)):
             end(here, two_at_once(here, "resume", "faults"))

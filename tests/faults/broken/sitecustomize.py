@@ -25,6 +25,37 @@ def write_in_place() -> None:
     sweep.files.write_text = write_text
 
 
+def write_checkpoints_in_place() -> None:
+    """The newest checkpoint is overwritten, not kept until the next one is whole."""
+    from trainers import checkpoints
+    from trainers.crashes import reach
+
+    def replace(path: Path, payload: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(checkpoints._seal(payload))
+            file.write(payload[: len(payload) // 2])
+            file.flush()
+            reach("checkpoint written")
+            file.write(payload[len(payload) // 2 :])
+        reach("checkpoint set aside")
+
+    checkpoints._replace = replace
+
+
+def leave_out_fsync() -> None:
+    """What is written is renamed before it is on the disk."""
+    import sweep.files
+    import sweep.lines
+    from trainers import checkpoints
+
+    class WithoutFsync:
+        def __getattr__(self, name: str) -> Any:
+            return (lambda descriptor: None) if name == "fsync" else getattr(os, name)
+
+    for module in (sweep.files, sweep.lines, checkpoints):
+        module.os = WithoutFsync()  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def grant_every_lease() -> None:
     """Whoever asks for a sweep gets it, and nobody loses it."""
     import sweep.lease
