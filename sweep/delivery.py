@@ -5,11 +5,12 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sweep.files import write_text
 
 if TYPE_CHECKING:
     from sweep.records import TrialRecord
@@ -196,14 +197,7 @@ def write_status(directory: Path, status: Status) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     trials = {str(number): held._asdict() for number, held in sorted(status.trials.items())}
     text = json.dumps(status._asdict() | {"trials": trials}, indent=1)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".status-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_text(path, text)
 
 
 def _parse_status(document: Any) -> Status:

@@ -34,6 +34,7 @@ from sweep.records import SweepRecord, TrialRecord, now_ms
 from sweep.samplers import sampler_for
 from sweep.storage import open_storage
 from sweep.study import Ledger
+from trainers.crashes import reach
 from trainers.files import sync_directory
 
 _FORMAT = 2
@@ -87,6 +88,7 @@ def _made_whole(directory: Path) -> Iterator[Path]:
         yield folder
         folder.rename(directory)
         sync_directory(directory.parent)
+        reach("made")
     except OSError as error:
         if directory.exists():
             raise CommandError(f"{directory} exists already", exit_code=4) from error

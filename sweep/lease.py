@@ -25,6 +25,7 @@ import optuna
 from sweep.errors import CommandError
 from sweep.files import make_directory
 from sweep.lines import sealed, unsealed
+from trainers.crashes import reach
 from trainers.files import sync_directory
 
 BEAT_S = 5.0
@@ -131,10 +132,12 @@ def driving(directory: Path, *, takeover: bool = False, above: int = 0) -> Itera
         yield lease
     finally:
         lease.end()
+        reach("free lease")
         file.seek(0)
         file.write(own_record(started, number, ended=time.time()))
         file.truncate()
         file.close()
+        reach("freed lease")
 
 
 def current_holder(directory: Path) -> Holder | None:
@@ -181,8 +184,10 @@ def _published(path: Path, record: str) -> Any:
         file.flush()
         os.fsync(file.fileno())
         fcntl.flock(file, fcntl.LOCK_EX)
+        reach("claim lease")
         os.link(temporary, path)
         sync_directory(path.parent)
+        reach("claimed lease")
     except BaseException:
         file.close()
         raise

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.lines import DamagedError, Lines, append_lines
+from trainers.crashes import reach
 
 
 def read_reports(path: Path) -> tuple[list[dict[str, Any]], str]:
@@ -26,6 +27,7 @@ def read_reports(path: Path) -> tuple[list[dict[str, Any]], str]:
 def put_aside(path: Path, reports: list[dict[str, Any]], driver: int) -> None:
     """Keep a damaged file beside a new one that holds its sound reports."""
     path.replace(path.with_name(path.name + ".damaged"))
+    reach("put aside")
     if reports:
         append_lines(path, reports, driver)
 

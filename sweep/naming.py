@@ -21,6 +21,7 @@ from optuna.exceptions import DuplicatedStudyError
 
 from sweep.errors import CommandError
 from sweep.lease import current_holder, is_claimed, own_record, read_holder, refusal
+from trainers.crashes import reach
 
 Goal = Literal["minimize", "maximize"]
 _MAKER = "made_by"  # the study's attribute
@@ -69,9 +70,11 @@ def _locked(path: Path) -> TextIO | None:
         _refuse(path)
         return None
     if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        reach("claim name")
         file.truncate(0)
         file.write(own_record(time.time(), 0))
         file.flush()
+        reach("claimed name")
         return file
     file.close()
     return None

@@ -17,6 +17,8 @@ def traceback_of(error: ValueError) -> str:
 
 def suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Any:
     """What the study's sampler proposes, or proposed before, for a parameter."""
+    if name in trial.params:
+        _draw_again(trial, name)
     match distribution:
         case Uniform(low, high, log):
             return trial.suggest_float(name, low, high, log=log)
@@ -24,6 +26,14 @@ def suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Any:
             return trial.suggest_int(name, low, high)
         case Choice(options):
             return trial.suggest_categorical(name, options)
+
+
+def _draw_again(trial: optuna.Trial, name: str) -> None:
+    """Draw what a crash has cut a proposal off behind, so that the rest is as without the crash."""
+    frozen = trial.study.get_trials(deepcopy=False)[trial.number]
+    known, fixed = frozen.distributions[name], frozen.system_attrs.get("fixed_params", {})
+    if not (name in fixed or known.single() or name in trial.relative_params):
+        trial.study.sampler.sample_independent(trial.study, frozen, name, known)
 
 
 def is_proposed(frozen: FrozenTrial) -> bool:

@@ -67,7 +67,10 @@ def open_experiment(client: "MlflowClient", sweep: SweepRecord) -> str:
     if found is None:
         try:
             place = delivery.artifact_location(sweep.tracking_uri)
-            return client.create_experiment(name, place, _EXPERIMENT_TAGS)
+            reach("create experiment")
+            created = client.create_experiment(name, place, _EXPERIMENT_TAGS)
+            reach("created experiment")
+            return created
         except MlflowException:
             found = client.get_experiment_by_name(name)  # somebody else was faster
             if found is None:
@@ -133,7 +136,9 @@ def log_dataset(client: "MlflowClient", parent_run_id: str, sweep: SweepRecord) 
         name = sweep.config.data.dataset
         dataset = Dataset(name, digest[:36], source_type="local", source=name)
         used = DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+        reach("log dataset")
         client.log_inputs(parent_run_id, [used])
+        reach("logged dataset")
 
 
 def deliver(
@@ -240,7 +245,9 @@ def deliver_parent(
         client.update_run(held.run_id, status=status)
     else:
         ended = max([sweep.created_ms, *map(projection.end_ms, trials)])
+        reach("end parent run")
         client.set_terminated(held.run_id, status, ended)
+        reach("ended parent run")
     return held._replace(status=status)
 
 
