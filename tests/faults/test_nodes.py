@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from sweep.records import TrialRecord
 from tests.faults.counts import count
 from tests.faults.harness import Command, Site, assert_nothing_lost, site, until
 
@@ -44,7 +45,7 @@ print(json.dumps({"address": cluster.address, "raylets": raylets}), flush=True)
 sys.stdin.read()
 cluster.shutdown()
 """
-FIELDS: dict[str, Any] = {"epochs": 30, "trials": 9}
+FIELDS: dict[str, Any] = {"images": 256, "epochs": 60, "trials": 9, "at_once": 3}
 
 
 class Nodes(NamedTuple):
@@ -101,53 +102,65 @@ def cluster(here: Site) -> Iterator[Nodes]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def pids_of(here: Site) -> set[int]:
-    """The processes that have trained epochs of trials."""
-    return {report["worker"]["pid"] for trial in here.read()[1] for report in trial.reports}
-
-
-def launched(here: Site, nodes: Nodes) -> Command:
-    """The sweep on these nodes, once the last of them trains too."""
-    command = here.start("launch", "faults.yaml", "--address", nodes.address)
-    begun = (here.directory / "sweep.json").exists
-    until(
-        lambda: (begun() and pids_of(here) & set(nodes.processes(2))) or ended(command),
-        command.output,
-        280,
-    )
-    assert not ended(command), command.output()
-    return command
-
-
 def ended(command: Command) -> bool:
     return command.process.poll() is not None
 
 
+def cut_by(here: Site, pids: Sequence[int]) -> list[TrialRecord]:
+    """The running trials in their first half whose last epoch one of these processes trained."""
+    begun = (here.directory / "sweep.json").exists()
+    return [
+        trial
+        for trial in (here.read()[1] if begun else [])
+        if trial.state == "running"
+        and 0 < 2 * len(trial.reports) < here.epochs
+        and trial.reports[-1]["worker"]["pid"] in pids
+    ]
+
+
+def gone_on(here: Site, pids: Sequence[int]) -> list[int]:
+    """The trials that these processes have trained, and then others."""
+    found = []
+    for trial in here.read()[1]:
+        theirs = [report["worker"]["pid"] in pids for report in trial.reports]
+        if any(theirs) and not theirs[-1]:
+            found.append(trial.number)
+    return found
+
+
+def struck(here: Site, nodes: Nodes, command: Command, index: int, number: int) -> list[int]:
+    """Send a signal to a node that is in the middle of a trial; its processes."""
+    until(
+        lambda: cut_by(here, nodes.processes(index)) or ended(command),
+        command.output,
+        280,
+    )
+    assert not ended(command), command.output()
+    return nodes.signal(index, number)
+
+
+def wait_for_others(here: Site, command: Command, pids: Sequence[int]) -> None:
+    """Wait until a trial of these processes is trained by others."""
+    until(lambda: gone_on(here, pids) or ended(command), command.output, 280)
+    assert gone_on(here, pids), command.output()
+
+
 @pytest.mark.parametrize("seed", range(count(1, 5)))
-def test_the_trials_of_a_killed_node_go_on_elsewhere(seed: int, tmp_path: Path) -> None:
+def test_the_trials_of_a_lost_node_go_on_elsewhere(seed: int, tmp_path: Path) -> None:
+    """One node is killed. Then one is frozen, until it is given up and another has its trial."""
+    dice = random.Random(seed)
     with site(tmp_path, **FIELDS) as here:
         with cluster(here) as nodes:
-            command = launched(here, nodes)
-            time.sleep(random.Random(seed).uniform(0, 1))
-            accepted, gone = here.accepted(), nodes.signal(2, signal.SIGKILL)
-            assert command.wait() == 0, command.output()
-            assert pids_of(here) & set(gone)
-        assert_nothing_lost(here, accepted, incidents=1)
-
-
-def test_the_trials_of_a_frozen_node_go_on_elsewhere(tmp_path: Path) -> None:
-    with site(tmp_path, **FIELDS) as here:
-        with cluster(here) as nodes:
-            command = launched(here, nodes)
-            accepted, frozen = here.accepted(), nodes.signal(2, signal.SIGSTOP)
-            recorded = here.recorded()
-            until(
-                lambda: here.recorded() >= recorded + 100 or ended(command),
-                command.output,
-                280,
-            )
+            command = here.start("launch", "faults.yaml", "--address", nodes.address)
+            killed = struck(here, nodes, command, 2, signal.SIGKILL)
+            accepted = here.accepted()
+            wait_for_others(here, command, killed)
+            time.sleep(dice.uniform(0, 0.5))
+            frozen = struck(here, nodes, command, 1, signal.SIGSTOP)
+            accepted |= here.accepted()
+            wait_for_others(here, command, frozen)
             for pid in frozen:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
             assert command.wait() == 0, command.output()
-        assert_nothing_lost(here, accepted, incidents=1)
+        assert_nothing_lost(here, accepted, incidents=2)

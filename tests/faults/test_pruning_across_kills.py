@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.timeout(3600),
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
 ]
-FIELDS = {"images": 256, "epochs": 8, "algorithm": "tpe", "trials": 20, "pruning": "asha"}
+FIELDS = {"images": 256, "epochs": 6, "algorithm": "tpe", "trials": 14, "pruning": "asha"}
 LAUNCH = ("launch", "faults.yaml", "--set", "resources.max_concurrent=1")
 FIRST_MODELLED = 10  # TPE draws that many at random before
 KILLS = 3
