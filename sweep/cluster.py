@@ -60,9 +60,32 @@ def connected(address: str | None) -> Iterator[None]:
         _kill()
         raise
     except BaseException:
-        ray.shutdown()
+        disconnect()
         raise
+    disconnect()
+
+
+def disconnect() -> None:
+    """End the connection, and with it a cluster of our own.
+
+    The first thing that Ray does is to take the handler of SIGTERM away, below Python: it is put
+    back before the cluster's processes are ended, which takes seconds.
+    """
+    node: Any = worker._global_node
+    if node:
+        end = node.kill_all_processes
+
+        def end_processes(*arguments: Any, **named: Any) -> None:
+            _put_back_handler()
+            end(*arguments, **named)
+
+        node.kill_all_processes = end_processes
     ray.shutdown()
+    _put_back_handler()
+
+
+def _put_back_handler() -> None:
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def _kill() -> None:

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ray
 from ray import tune
 
 from search_spaces import SweepConfig, planned_steps
 from sweep.budget import is_spent, raise_budget
-from sweep.cluster import connected
+from sweep.cluster import connected, disconnect
 from sweep.delivery import Shipper, default_tracking_uri
 from sweep.directory import create_ledger, latest_driver, open_ledger
 from sweep.errors import CommandError
@@ -258,7 +257,7 @@ def _tune(ledger: Ledger, dataset: Dataset, slots: Slots, tend: Tend) -> None:
             raise tend.halt.trouble from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    ray.shutdown()  # so that no worker writes any more when trials are ended
+    disconnect()  # so that no worker writes any more when trials are ended
     if referee.given_up and (total is None or ledger.asked() < total):
         raise CommandError(
             f"{len(referee.failures)} trials in a row failed, so no more are started; the last:\n"

@@ -315,11 +315,11 @@ def undelivered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undelivere
     with socket.create_server(("127.0.0.1", 0)) as server:
         uri = f"http://127.0.0.1:{server.getsockname()[1]}"
         with site(tmp_path_factory.mktemp("undelivered"), uri, **TINY) as here:
-            command = started(here, "ctrl-c")
+            command = started(here, "sigterm")
             ledger = here.directory / "study.journal"
             wait_for(lambda: ledger.exists() and here.read()[0].state == "finished", command)
-            sent = interrupt(command, "ctrl-c")
-            yield Undelivered(here, assert_ends(here, command, "ctrl-c", sent, ONCE_S))
+            sent = interrupt(command, "sigterm")
+            yield Undelivered(here, assert_ends(here, command, "sigterm", sent, ONCE_S))
 
 
 def test_the_last_delivery(undelivered: Undelivered) -> None:
