@@ -65,6 +65,8 @@ def main() -> None:
         way_out = "make that possible, or name another folder with --sweeps-dir or SWEEP_DIR"
         _fail(f"{error.filename} must be usable, but: {error.strerror}; {way_out}", 1)
     finally:
+        with _readers_may_leave():
+            sys.stdout.flush()
         set_handlers(signal.SIG_DFL)  # nothing is left that a signal could harm
 
 

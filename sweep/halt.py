@@ -63,6 +63,7 @@ def set_handlers(handler: Any) -> None:
 
 def _end_in(seconds: float, exit_code: int) -> None:
     time.sleep(seconds)
+    say("stopped")
     os._exit(exit_code)
 
 
