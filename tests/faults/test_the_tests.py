@@ -16,12 +16,12 @@ CRASHES, CHECKPOINTS = f"{FAULTS}/test_crash_points.py", f"{FAULTS}/test_checkpo
 
 
 @pytest.mark.parametrize(
-    ("way", "test", "message"),
+    ("way", "test", "red"),
     [
         (
             "write_in_place",
             f"{CRASHES}::test_a_file_that_is_replaced_is_whole",
-            r"AssertionError: assert 'new\\nnew",
+            r"assert path\.read_text\(\) == expected",
         ),
         (
             "write_checkpoints_in_place",
@@ -32,26 +32,34 @@ CRASHES, CHECKPOINTS = f"{FAULTS}/test_crash_points.py", f"{FAULTS}/test_checkpo
         (
             "leave_out_fsync",
             f"{FAULTS}/test_durable_writes.py",
-            "4 failed",
+            r"assert (ours|steps) == ",
         ),
         (
             "grant_every_lease",
             f"{FAULTS}/test_two_drivers.py::test_two_resumes_at_once",
-            r"assert [0-3] == 4",
+            r"assert (len\(ended\) == 1|ended\[0\]\.process\.returncode == 4)",
         ),
         (
             "find_no_runs",
             f"{CRASHES}::test_a_shipper_dies_at_each_place[1]",
-            r">\s+assert (len\(parents\) == 1|set\(numbers)",
+            r"assert (len\(parents\) == 1|set\(numbers)",
         ),
     ],
 )
-def test_what_is_broken_is_found(way: str, test: str, message: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", f"--basetemp={tmp_path / 'inner'}", test]
+def test_what_is_broken_is_found(way: str, test: str, red: str, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--assert=plain",
+        f"--basetemp={tmp_path / 'inner'}",
+        test,
+    ]
     path = os.pathsep.join((str(ROOT / "tests" / "faults" / "broken"), str(ROOT)))
     variables = {"PYTHONPATH": path, "SWEEP_BREAK": way}
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True
     )
     assert done.returncode == 1, done.stdout
-    assert re.search(message, done.stdout), done.stdout
+    assert re.search(rf"(?m)^>\s+{red}", done.stdout), done.stdout
