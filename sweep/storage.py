@@ -8,7 +8,6 @@ from typing import Any
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
-from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.delivery import without_password
 from sweep.errors import CommandError
@@ -48,7 +47,7 @@ def _answering(place: str, name: str, method: Callable[..., Any]) -> Callable[..
     def ask(*arguments: Any, **keywords: Any) -> Any:
         try:
             return method(*arguments, **keywords)
-        except (StorageInternalError, SQLAlchemyError) as error:
+        except StorageInternalError as error:
             reason = without_password(str(error.__cause__ or error)).partition("\n")[0]
             raise CommandError(
                 f"the storage {place} must answer, but: {reason}; once it does, go on with: "

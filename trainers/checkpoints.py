@@ -53,29 +53,29 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "reports": json.dumps(checkpoint.reports, allow_nan=False),
     }
     payload = save(_named_arrays(checkpoint.state), metadata=metadata)
-    if _is_ahead(path, checkpoint):
-        raise CheckpointError(
-            f"{path} must hold no later epoch than {checkpoint.epoch}, but it does: another "
-            "process trains this run"
-        )
     remove_leftovers(path)
     for place in (path, previous_path(path)):
         if place.is_dir():  # which no file can be renamed to
             _put_aside(place)
     try:
-        _replace(path, payload)
+        _replace(path, payload, checkpoint)
     except OSError as error:  # of a write it does not name the file
         raise OSError(error.errno, error.strerror, str(path)) from error
     reach("checkpoint replaced")
 
 
-def _replace(path: Path, payload: bytes) -> None:
+def _replace(path: Path, payload: bytes, checkpoint: Checkpoint) -> None:
     with temporary_for(path) as file:
         file.write(_seal(payload))
         file.write(payload)
         file.flush()
         os.fsync(file.fileno())
         reach("checkpoint written")
+        if _is_ahead(path, checkpoint):  # this process was frozen, and taken over from
+            raise CheckpointError(
+                f"{path} must hold no later epoch than {checkpoint.epoch}, but it does: another "
+                "process trains this run"
+            )
         with contextlib.suppress(FileNotFoundError):
             path.replace(previous_path(path))
         reach("checkpoint set aside")
