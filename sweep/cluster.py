@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private import services, utils, worker
+from ray._private import node, services, utils, worker
 
 from sweep.errors import CommandError
 from sweep.halt import Interrupted, unwrapped
@@ -38,7 +38,7 @@ def connected(address: str | None) -> Iterator[None]:
     check_address(address)
     try:
         knock(address)
-        with unwrapped(), _left_to_us():
+        with unwrapped(), _left_to_us(), _few_processes():
             ray.init(
                 address=address,
                 include_dashboard=False if address == "local" else None,
@@ -71,15 +71,15 @@ def disconnect() -> None:
     The first thing that Ray does is to take the handler of SIGTERM away, below Python: it is put
     back before the cluster's processes are ended, which takes seconds.
     """
-    node: Any = worker._global_node
-    if node:
-        end = node.kill_all_processes
+    ours: Any = worker._global_node
+    if ours:
+        end = ours.kill_all_processes
 
         def end_processes(*arguments: Any, **named: Any) -> None:
             _put_back_handler()
             end(*arguments, **named)
 
-        node.kill_all_processes = end_processes
+        ours.kill_all_processes = end_processes
     ray.shutdown()
     _put_back_handler()
 
@@ -93,8 +93,8 @@ def _kill() -> None:
 
     Without the groups, Ray's agents would stay for 15 s.
     """
-    node: Any = worker._global_node
-    for processes in node.all_processes.values() if node else ():
+    ours: Any = worker._global_node
+    for processes in ours.all_processes.values() if ours else ():
         for started in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(started.process.pid, signal.SIGKILL)
@@ -117,6 +117,28 @@ def _left_to_us() -> Iterator[None]:
     finally:
         services.ConsolePopen, utils.set_sigterm_handler = popen, take_sigterm
         signal.signal(signal.SIGTERM, taken)
+
+
+@contextmanager
+def _few_processes() -> Iterator[None]:
+    """Around the start of a cluster that lives as long as one command: it does without a dashboard.
+
+    And without an autoscaler, and a process that collects what workers print. They cost 1.5 s. An
+    existing cluster is not touched, for it is not started here.
+    """
+
+    def none(cluster_node: Any, **options: Any) -> None:
+        cluster_node._webui_url = ""
+
+    starts = ("start_monitor", "start_log_monitor", "start_api_server")
+    before = {name: getattr(node.Node, name) for name in starts}
+    for name in starts:
+        setattr(node.Node, name, none)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(node.Node, name, method)
 
 
 def check_address(address: str) -> None:

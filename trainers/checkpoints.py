@@ -46,7 +46,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """
     from safetensors.numpy import save
 
-    reach("checkpoint", f"{path.parent.name} {checkpoint.epoch}")
+    epoch = f"{path.parent.name} {checkpoint.epoch}"
+    reach("checkpoint", epoch)
     metadata = {
         "fingerprint": checkpoint.fingerprint,
         "epoch": str(checkpoint.epoch),
@@ -61,7 +62,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         _replace(path, payload, checkpoint)
     except OSError as error:  # of a write it does not name the file
         raise OSError(error.errno, error.strerror, str(path)) from error
-    reach("checkpoint replaced")
+    reach("checkpoint replaced", epoch)
 
 
 def _replace(path: Path, payload: bytes, checkpoint: Checkpoint) -> None:
