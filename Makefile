@@ -10,7 +10,7 @@ quickstart: .venv/installed
 	@echo "The command is $(BIN)/sweep; put it on your path with:  source $(BIN)/activate"
 
 test: .venv/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The fault tests with all their counts; hours.
 faults: .venv/installed
