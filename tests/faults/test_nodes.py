@@ -163,4 +163,4 @@ def test_the_trials_of_a_lost_node_go_on_elsewhere(seed: int, tmp_path: Path) ->
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
             assert command.wait() == 0, command.output()
-        assert_nothing_lost(here, accepted, incidents=2)
+        assert_nothing_lost(here, accepted, incidents=2, thawed=True)

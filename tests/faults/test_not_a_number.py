@@ -102,7 +102,8 @@ def test_a_trial_that_diverges_or_raises_ends_alone(
         7: "KeyError: 'a momentum for no worker'",
     }
     monkeypatch.chdir(tmp_path)  # where the functions are
-    with site(tmp_path, trials=len(points), families=RATES, **FIELDS) as here:
+    # One at a time, for three failures in a row would end the sweep.
+    with site(tmp_path, trials=len(points), families=RATES, at_once=1, **FIELDS) as here:
         (tmp_path / "rules.py").write_text(RULES)
         file = tmp_path / "faults.yaml"
         file.write_text(file.read_text().replace("momentum: {uniform: [0, 0.9]}", MOMENTA))

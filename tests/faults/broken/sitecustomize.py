@@ -30,7 +30,7 @@ def write_checkpoints_in_place() -> None:
     from trainers import checkpoints
     from trainers.crashes import reach
 
-    def replace(path: Path, payload: bytes) -> None:
+    def replace(path: Path, payload: bytes, checkpoint: object) -> None:
         with path.open("wb") as file:
             file.write(checkpoints._seal(payload))
             file.write(payload[: len(payload) // 2])
