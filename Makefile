@@ -1,6 +1,8 @@
 # quickstart and test set everything up by themselves; they need Python >= 3.11 and a package index.
 PYTHON ?= python3
 BIN := .venv/bin
+# Three files of tests at once, for most tests wait most of their time.
+AT_ONCE := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test faults lint lock clean
 .DEFAULT_GOAL := quickstart
@@ -10,11 +12,11 @@ quickstart: .venv/installed
 	@echo "The command is $(BIN)/sweep; put it on your path with:  source $(BIN)/activate"
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest $(AT_ONCE) $(ARGS)
 
 # The fault tests with all their counts; hours.
 faults: .venv/installed
-	SWEEP_FAULTS=full $(BIN)/python -m pytest tests/faults $(ARGS)
+	SWEEP_FAULTS=full $(BIN)/python -m pytest $(AT_ONCE) tests/faults $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

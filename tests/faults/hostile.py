@@ -142,7 +142,7 @@ def names(r: Random, size: int) -> str:
 
 def functions(r: Random, size: int) -> str:
     """Functions that a sound file may name, in files that are not sound."""
-    name = r.choice(["os:system", "pwn:f", "pwn.py:f", "./pwn.py:f", "../work/pwn.py:f", "pwn:g"])
+    name = r.choice(["os:system", "pwn:f", "pwn.py:f", "./pwn.py:f", "../else/pwn.py:f", "pwn:g"])
     leaf = r.choice([f"'{name}'", f"{{choice: ['{name}', 'math:exp']}}"])
     spoilt = [("n: 1", "n: 2"), ("8}", "0}"), ("8}", "8"), ("0.9", "1.9"), ("data:", "date:")]
     text = SOUND.replace(CONSTANT, f"custom: {{function: {leaf}}}")
