@@ -25,7 +25,7 @@ lint: .venv/installed
 
 # Needs uv; the hashes are checked by pip when the lock is installed.
 lock:
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --group dev --extra cluster --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --no-emit-index-url -o requirements.lock
 
 clean:
