@@ -23,10 +23,13 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# Needs uv; the hashes are checked by pip when the lock is installed.
+# Needs uv; the hashes are checked by pip when a lock is installed.
+LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
+  --no-annotate --no-emit-index-url --extra cluster
 lock:
-	uv pip compile pyproject.toml --group dev --extra cluster --universal --python-version 3.11 \
-	  --generate-hashes --no-header --no-annotate --no-emit-index-url -o requirements.lock
+	$(LOCK) --group dev -o requirements.lock
+	$(LOCK) --group image -c requirements.lock -o docker/cpu.lock
+	$(LOCK) --group image --extra cuda -c requirements.lock -o docker/cuda.lock
 
 clean:
 	rm -rf .venv build *.egg-info
