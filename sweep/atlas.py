@@ -49,7 +49,10 @@ def atlas(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
         return empty(title, "no trial has been started yet")
     curves = atlas_curves(sweep, trials)
     data = atlas_traces(sweep, curves)
-    raw, normalised = _axes(curves, sweep, normal=False), _axes(curves, sweep, normal=True)
+    raw, normalised = (
+        atlas_axes(curves, sweep, normal=False),
+        atlas_axes(curves, sweep, normal=True),
+    )
     buttons = [
         _button("steps and rates", data, raw),
         _button("share of training, share of peak", _normalised(sweep, curves, data), normalised),
@@ -216,7 +219,7 @@ def _button(label: str, data: Sequence[Spec], axes: Spec) -> Spec:
     return {"label": label, "method": "update", "args": [coordinates, axes]}
 
 
-def _axes(curves: Sequence[Curve], sweep: SweepRecord, *, normal: bool) -> Spec:
+def atlas_axes(curves: Sequence[Curve], sweep: SweepRecord, *, normal: bool) -> Spec:
     """Both axes, the vertical one logarithmic where the curves span decades."""
     values = [curve.values / (curve.peak if normal else 1.0) for curve in curves]
     lows = [float(np.quantile(own[own > 0], 0.25)) for own in values if (own > 0).any()]
