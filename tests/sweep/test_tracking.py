@@ -384,7 +384,7 @@ def test_what_is_delivered_is_not_sent_again(database: str, tmp_path: Path) -> N
     *_, destination = deliver(destination, sweep, trials)
     calls = ["log_batch", "log_artifacts", "set_terminated"]
     parent = ["log_batch"]
-    assert counting.calls == [*calls, "create_run", *calls, *parent]
+    assert counting.calls == [*calls, "create_run", "log_inputs", *calls, *parent]
     counting.calls.clear()
     list(deliver(destination, sweep, trials))
     assert counting.calls == []
