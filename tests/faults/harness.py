@@ -289,6 +289,7 @@ def assert_projected(site: Site, sweep: SweepRecord, trials: list[TrialRecord]) 
         due = {"error.txt" if trial.state == "failed" else "learning_rate.png"}
         due |= {"checkpoint"} if trial == best and sweep.state in ENDED else set()
         assert artifacts(site, run) >= due
+        assert run.inputs is not None
         assert [used.dataset.name for used in run.inputs.dataset_inputs] == ["digits"]
         for key in ("train_loss", "val_loss", "val_accuracy"):
             told = {
