@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from search_spaces import config_to_yaml, parse_config
+from sweep.directory import create_ledger
 from sweep.records import SweepRecord, TrialRecord
 from sweep.tracking import connect, deliver
 from trainers.schedules import learning_rate_curve
@@ -145,3 +146,23 @@ def artifacts(sweep: SweepRecord, run: Run) -> list[str]:
 def artifact(sweep: SweepRecord, run: Run, name: str, folder: Path) -> bytes:
     client = MlflowClient(sweep.tracking_uri)
     return Path(client.download_artifacts(run.info.run_id, name, str(folder))).read_bytes()
+
+
+def make_ledger(directory: Path, uri: str, state: str = "running") -> None:
+    """A sweep with one complete trial, and one that is open, two epochs in."""
+    ledger = create_ledger(
+        directory,
+        parse_config(CONFIG),
+        storage=None,
+        tracking_uri=uri,
+        steps_per_epoch=STEPS,
+        facts=FACTS | {"sweep_id": uuid.uuid4().hex},
+    )
+    ledger.set_state("running")
+    for number, epochs in ((0, EPOCHS), (1, 2)):
+        assert ledger.ask() == number
+        curve = ledger.curve(ledger.space(number))
+        for epoch in range(1, epochs + 1):
+            ledger.record(number, report_of(curve, epoch))
+    ledger.end(0, "complete", "")
+    ledger.set_state(state)

@@ -20,7 +20,7 @@ from search_spaces import parse_config
 from sweep import delivery
 from sweep.curves import thin_curve
 from sweep.delivery import TrialDelivery
-from sweep.directory import create_ledger, open_ledger
+from sweep.directory import open_ledger
 from sweep.files import locked
 from sweep.projection import applied_curve, best_points, curve_points
 from sweep.records import SweepRecord
@@ -36,8 +36,8 @@ from tests.tracked import (
     artifacts,
     curve_of,
     history,
+    make_ledger,
     project,
-    report_of,
     runs_of,
     space_of,
     sweep_record,
@@ -443,25 +443,6 @@ def ship_once(directory: Path) -> tuple[int, str]:
     return shipper.returncode, errors
 
 
-def ledger_with_a_trial(directory: Path, uri: str) -> None:
-    """A sweep with one complete trial, and one that runs, two epochs in."""
-    ledger = create_ledger(
-        directory,
-        parse_config(CONFIG),
-        storage=None,
-        tracking_uri=uri,
-        steps_per_epoch=STEPS,
-        facts=FACTS | {"sweep_id": uuid.uuid4().hex},
-    )
-    ledger.set_state("running")
-    for number, epochs in ((0, EPOCHS), (1, 2)):
-        assert ledger.ask() == number
-        curve = ledger.curve(ledger.space(number))
-        for epoch in range(1, epochs + 1):
-            ledger.record(number, report_of(curve, epoch))
-    ledger.end(0, "complete", "")
-
-
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -471,7 +452,7 @@ def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 def test_the_shipper_outlives_a_server_that_starts_late(tmp_path: Path) -> None:
     port, directory = free_port(), tmp_path / "tracked-1"
-    ledger_with_a_trial(directory, f"http://127.0.0.1:{port}")
+    make_ledger(directory, f"http://127.0.0.1:{port}")
     with shipping(directory) as shipper:
         until(lambda: delivery.read_status(directory).error)
         status = delivery.read_status(directory)
@@ -492,7 +473,7 @@ def test_without_its_status_file_the_shipper_comes_to_the_same(
     tmp_path: Path, damage: Callable[[Path], Any]
 ) -> None:
     directory = tmp_path / "tracked-1"
-    ledger_with_a_trial(directory, f"sqlite:///{tmp_path}/mlflow.db")
+    make_ledger(directory, f"sqlite:///{tmp_path}/mlflow.db")
     assert ship_once(directory) == (0, "")
     ledger = open_ledger(directory)
     sweep, status = ledger.sweep(), delivery.read_status(directory)
@@ -507,7 +488,7 @@ def test_without_its_status_file_the_shipper_comes_to_the_same(
 
 def test_the_shipper_gives_up_on_a_server_that_stays_away(tmp_path: Path) -> None:
     directory = tmp_path / "tracked-1"
-    ledger_with_a_trial(directory, f"http://ada:secret@127.0.0.1:{free_port()}")
+    make_ledger(directory, f"http://ada:secret@127.0.0.1:{free_port()}")
     code, errors = ship_once(directory)
     assert code == 3
     status = delivery.read_status(directory)
@@ -519,7 +500,7 @@ def test_the_shipper_gives_up_on_a_server_that_stays_away(tmp_path: Path) -> Non
 
 def test_sigterm_stops_the_shipper_and_sigint_does_not(tmp_path: Path) -> None:
     directory = tmp_path / "tracked-1"
-    ledger_with_a_trial(directory, f"sqlite:///{tmp_path}/mlflow.db")
+    make_ledger(directory, f"sqlite:///{tmp_path}/mlflow.db")
     with shipping(directory) as shipper:
         until(lambda: len(delivery.read_status(directory).trials) == 2)
         shipper.send_signal(signal.SIGINT)
