@@ -51,8 +51,9 @@ def held(sweep: SweepRecord, name: str, folder: Path) -> str:
 
 def written(sweep: SweepRecord, name: str) -> int:
     """When an artifact of the sweep's own run was stored, in nanoseconds."""
-    place = runs_of(sweep)[None].info.artifact_uri.removeprefix("file://")
-    return Path(place, name).stat().st_mtime_ns
+    place = runs_of(sweep)[None].info.artifact_uri
+    assert place is not None
+    return Path(place.removeprefix("file://"), name).stat().st_mtime_ns
 
 
 # Pictures
