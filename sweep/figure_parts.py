@@ -62,7 +62,12 @@ def axis(title: str, values: Iterable[float | None] = (), **changes: Any) -> Spe
         log["range"] = [math.log10(low / 1.3), math.log10(high * 1.3)]
         if high < 30 * low:
             log.pop("dtick")
-    base = {"title": {"text": title}, "gridcolor": GRID, "zeroline": False, "automargin": True}
+    base = {
+        "title": {"text": title, "standoff": 12},
+        "gridcolor": GRID,
+        "zeroline": False,
+        "automargin": True,
+    }
     return base | log | changes
 
 
@@ -76,9 +81,19 @@ def figure(data: Sequence[Spec], title: str, *, height: int = 460, **layout: Any
     """A figure on a transparent ground, whose text takes the colour of the page."""
     base = {
         "template": "none",
-        "title": {"text": title, "x": 0, "xref": "container", "pad": {"l": 12}, "font_size": 16},
+        "title": {
+            "text": title,
+            "font": {"size": 16},
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"l": 12, "t": 14},
+        },
         "height": height,
-        "margin": {"l": 70, "r": 30, "t": 60, "b": 60},
+        "margin": {"l": 70, "r": 30, "t": 80, "b": 60},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#777777"},
@@ -92,7 +107,7 @@ def empty(title: str, message: str) -> go.Figure:
     """A figure that says why there is nothing to draw."""
     note = annotation(message, x=0.5, y=0.5, size=14)
     hidden = {"visible": False}
-    return figure([], title, height=220, xaxis=hidden, yaxis=hidden, annotations=[note])
+    return figure([], title, height=150, xaxis=hidden, yaxis=hidden, annotations=[note])
 
 
 def annotation(text: str, *, x: float, y: float, size: int = 12, **changes: Any) -> Spec:
