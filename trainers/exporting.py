@@ -43,9 +43,9 @@ def named_weights(params: Params) -> dict[str, np.ndarray]:
 
 def save_weights(path: Path, params: Params) -> None:
     """Write `named_weights` as a safetensors file."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    save_file(named_weights(params), path)
+    path.write_bytes(save(named_weights(params)))
 
 
 def load_weights(
