@@ -81,6 +81,9 @@ def schedules(
 
 def train(
     file: Annotated[Path, typer.Argument(help="A config without free parameters: best.yaml.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Write the trained model into this folder.")
+    ] = None,
     manual_dir: ManualDir = None,
     as_json: Json = False,
 ) -> None:
@@ -95,7 +98,7 @@ def train(
             file=sys.stderr,
         )
 
-    result = retrain(config, manual_dir=manual_dir, on_epoch=show)
+    result = retrain(config, manual_dir=manual_dir, on_epoch=show, model_folder=model)
     if as_json:
         return print_json(result._asdict())
     print(f"{result.metric} {result.value}")
@@ -105,4 +108,6 @@ def train(
     for difference in result.differences:
         print(f"{difference} is not the one of the sweep", file=sys.stderr)
     print(f"test_accuracy {result.test_accuracy}")
+    if model is not None:
+        print(f"model {model}")
     return None

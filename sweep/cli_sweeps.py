@@ -1,9 +1,7 @@
-"""Commands that look at sweeps: ls, status, best, export, ui."""
+"""Commands that look at sweeps: ls, status, best, ui."""
 
-import json
 import sys
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -80,39 +78,6 @@ def best(
         console_for().print(trial_table(sweep, top))
     else:
         raise CommandError(f"no trial of {name} is complete; see: sweep status {name}")
-
-
-def export(
-    name: Name,
-    trial: Annotated[int | None, typer.Option(help="A trial other than the best.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write to this file.")
-    ] = None,
-    format_: Annotated[Literal["yaml", "json"], typer.Option("--format")] = "yaml",
-    sweeps_dir: SweepsDir = SWEEPS_DIR,
-) -> None:
-    """Print the config that trains the best trial again."""
-    from sweep.files import write_text
-    from sweep.results import best_config, best_config_yaml, exportable_trial
-
-    sweep, trials = read_sweep_of(sweep_directory(name, sweeps_dir))
-    chosen = exportable_trial(sweep, trials, trial)
-    if format_ == "yaml":
-        text = best_config_yaml(sweep, chosen)
-    else:
-        config = best_config(sweep, chosen)
-        text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
-    if output:
-        try:
-            if output.exists() and not output.is_file():  # /dev/stdout, a pipe
-                output.write_text(text)
-            else:
-                write_text(output.resolve(), text)
-        except OSError as error:
-            raise CommandError(f"{output} cannot be written: {error.strerror}") from error
-        print(f"wrote {output}; train it with: sweep train {output}", file=sys.stderr)
-    else:
-        sys.stdout.write(text)
 
 
 def ui(

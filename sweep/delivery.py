@@ -25,7 +25,6 @@ MLFLOW_ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
 
-
 _RESTART_S = 5.0  # between two starts of a shipper that dies
 
 
@@ -150,6 +149,12 @@ def default_tracking_uri(sweeps_dir: Path) -> str:
     return absolute_uri(
         os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{sweeps_dir.resolve()}/mlflow.db"
     )
+
+
+def set_environment() -> None:
+    """Set MLFLOW_ENVIRONMENT where a person has not; before MLflow is imported, which reads it."""
+    for name, value in MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def artifact_location(tracking_uri: str) -> str | None:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from search_spaces import SweepConfig, is_concrete, sample_space
+from search_spaces import SweepConfig, config_to_yaml, is_concrete, sample_space
 from sweep.errors import CommandError
+from sweep.export import TrainedModel, check_target, write_model
 from sweep.launch import load_data
 from trainers.devices import claim
 from trainers.schedules import learning_rate_curve, steps_per_epoch
@@ -25,9 +26,15 @@ class Retrained(NamedTuple):
 
 
 def retrain(
-    config: SweepConfig, *, manual_dir: Path | None, on_epoch: Callable[[Any], None]
+    config: SweepConfig,
+    *,
+    manual_dir: Path | None,
+    on_epoch: Callable[[Any], None],
+    model_folder: Path | None = None,
 ) -> Retrained:
     """Train and test. `on_epoch` gets each EpochReport. The test split is read here alone.
+
+    With a `model_folder` the trained model is written there, as `sweep export --model` does.
 
     Equal to the trial to the last bit where the machine is of the same kind, for the run takes as
     many threads as the trial had (`resources.cpus_per_trial`). Raises CommandError if the config
@@ -39,6 +46,8 @@ def retrain(
             "search them with `sweep launch`, then `sweep export` the best",
             exit_code=2,
         )
+    if model_folder is not None:
+        check_target(model_folder)
     dataset = load_data(config, manual_dir)
     gpus = config.resources.gpus_per_trial
     claim(
@@ -71,6 +80,10 @@ def retrain(
     test_split = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
     test_loss, test_accuracy = evaluate(params, *test_split, model=settings.model)
     metric = config.search.metric
+    value = getattr(reports[-1], metric)
+    if model_folder is not None:
+        model = TrainedModel(config, config_to_yaml(config), params, dataset, value)
+        write_model(model_folder, model)
     known = config.expected or {}
     expected = known.get("value")
     used = {
@@ -79,7 +92,7 @@ def retrain(
     }
     return Retrained(
         metric,
-        getattr(reports[-1], metric),
+        value,
         None if expected is None else float(expected),
         test_loss,
         test_accuracy,

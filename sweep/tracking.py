@@ -9,7 +9,6 @@ come is read back from the runs themselves, so nothing kept here can disagree wi
 
 import contextlib
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from sweep.records import SweepRecord, TrialRecord
 from sweep.results import shown_state, trial_name
 from trainers.crashes import reach
 
-if TYPE_CHECKING:  # MLflow reads its environment when it is imported, so connect() does it
+if TYPE_CHECKING:  # MLflow reads its environment when it is imported, so open_client() does it
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
@@ -37,13 +36,8 @@ _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 def connect(sweep: SweepRecord) -> Destination:
     """The sweep's place on its tracking server; experiment and parent run are made if missing."""
-    for name, value in delivery.MLFLOW_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = sweep.tracking_uri
-    client = MlflowClient(tracking_uri=uri)
+    client = open_client(uri)
     with contextlib.ExitStack() as stack:
         if uri.startswith("sqlite:///"):  # its first opening creates the tables: one at a time
             database = delivery.sqlite_path(uri)
@@ -56,6 +50,15 @@ def connect(sweep: SweepRecord) -> Destination:
     held = Parent(parent.info.run_id, parent.info.status, parent.data.tags, parent.data.params)
     trials = {number: held_of(run) for number, run in runs.items() if number is not None}
     return Destination(client, experiment_id, held, trials)
+
+
+def open_client(uri: str) -> "MlflowClient":
+    """A client that gives up soon, and says little."""
+    delivery.set_environment()
+    from mlflow import MlflowClient
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
 
 
 def open_experiment(client: "MlflowClient", sweep: SweepRecord) -> str:

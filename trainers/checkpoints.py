@@ -84,10 +84,11 @@ def _replace(path: Path, payload: bytes, checkpoint: Checkpoint) -> None:
     sync_directory(path.parent)
 
 
-def load_checkpoint(path: Path, like: Any, fingerprint: str) -> Checkpoint:
+def load_checkpoint(path: Path, like: Any, fingerprint: str | None) -> Checkpoint:
     """Read `path` into the structure of `like`; CheckpointError unless every byte is as written.
 
-    Raises FileNotFoundError where there is nothing.
+    It must be of the run with this `fingerprint`; with None, of any. Raises FileNotFoundError where
+    there is nothing.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -99,9 +100,9 @@ def load_checkpoint(path: Path, like: Any, fingerprint: str) -> Checkpoint:
         owner, reports = metadata["fingerprint"], _reports(metadata)
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the checkpoint must be readable, but {path}: {error}") from error
-    if owner != fingerprint:
+    if fingerprint is not None and owner != fingerprint:
         raise CheckpointError(f"the checkpoint must belong to this run, but {path} does not")
-    return Checkpoint(fingerprint, len(reports), _restored(arrays, like, path), reports)
+    return Checkpoint(owner, len(reports), _restored(arrays, like, path), reports)
 
 
 def load_latest(path: Path, like: Any, fingerprint: str) -> Checkpoint | None:

@@ -45,7 +45,7 @@ def apply_cnn(params: Params, images: jax.Array) -> jax.Array:
     for name in ("conv1", "conv2"):
         hidden = convolve(hidden, params[name]["kernel"])
         hidden = jax.nn.relu(_add_bias(hidden, params[name]["bias"]))
-    return hidden.reshape(len(hidden), -1) @ params["dense"]["kernel"] + params["dense"]["bias"]
+    return hidden.reshape(hidden.shape[0], -1) @ params["dense"]["kernel"] + params["dense"]["bias"]
 
 
 MODELS = {"cnn": Model(init_cnn, apply_cnn)}
