@@ -13,8 +13,10 @@ import typer
 
 from sweep.cli_export import export
 from sweep.cli_files import check, preview, schedules, train
+from sweep.cli_new import init, schema
 from sweep.cli_report import compare, report
 from sweep.cli_sweeps import best, list_sweeps, status, ui
+from sweep.cli_watch import watch
 from sweep.errors import CommandError
 from sweep.halt import Interrupted, interrupt, say, set_handlers
 from sweep.options import (
@@ -221,24 +223,20 @@ def _free_name(directory: Path) -> str:
 @contextmanager
 def _progress(name: str) -> "Iterator[Show]":
     from sweep.progress import Progress
+    from sweep.records import now_ms
 
     say(f"{name}: starting Ray; the first results take some seconds")
-    with Progress(console_for(stderr=True)) as progress:
+    hint = "Ctrl-C stops after the running epochs"
+    with Progress(console_for(stderr=True), since_ms=now_ms(), hint=hint) as progress:
         yield progress.show
 
 
 def _conclude(outcome: "Outcome") -> None:
     """The last lines of a launch, and its exit code."""
-    from sweep.progress import conclusion, headline, trial_table
-    from sweep.results import leaderboard
+    from sweep.cli_watch import conclude
 
-    console, top = console_for(stderr=True), leaderboard(outcome.sweep.config, outcome.trials)[:5]
     with _readers_may_leave():
-        console.print(headline(outcome.sweep, outcome.trials), soft_wrap=True)
-        if top:
-            console.print(trial_table(outcome.sweep, top))
-    with _readers_may_leave():
-        print("\n".join(conclusion(outcome)), flush=True)
+        conclude(outcome.sweep, outcome.trials, delivered=outcome.delivered)
     raise typer.Exit(outcome.exit_code)
 
 
@@ -262,5 +260,8 @@ def _fail(message: str, exit_code: int) -> None:
 
 
 app.command(name="ls")(list_sweeps)
-for command in (status, best, export, report, compare, train, check, preview, schedules, ui):
+for command in (
+    *(watch, status, best, export, report, compare, train),
+    *(init, schema, check, preview, schedules, ui),
+):
     app.command()(command)

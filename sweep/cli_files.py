@@ -21,15 +21,10 @@ from sweep.options import (
 
 def check(file: File, set_: Set = None) -> None:
     """Check a sweep file without running it."""
-    from search_spaces import free_parameters
-
     config = load_file(file, set_)
-    trials = config.search.num_trials
-    print(
-        f"{config.name} is valid: {trials or 'any number of'} trials of up to "
-        f"{config.training.num_epochs} epochs, {len(config.space.schedule)} schedule families, "
-        f"{len(free_parameters(config))} free parameters, searched by {config.search.algorithm}"
-    )
+    from sweep.preview_text import check_text
+
+    print(check_text(config))
 
 
 def preview(

@@ -20,8 +20,8 @@ from sweep.options import (
 
 def list_sweeps(sweeps_dir: SweepsDir = SWEEPS_DIR, as_json: Json = False) -> None:
     """List the sweeps."""
-    from sweep.progress import sweep_table
     from sweep.results import summary
+    from sweep.tables import sweep_table
 
     rows = []
     for path in sorted(sweeps_dir.glob("*/sweep.json")):
@@ -40,7 +40,6 @@ def list_sweeps(sweeps_dir: SweepsDir = SWEEPS_DIR, as_json: Json = False) -> No
 def status(name: Name, sweeps_dir: SweepsDir = SWEEPS_DIR, as_json: Json = False) -> None:
     """Show where a sweep stands, and what the tracking server does not hold yet."""
     from sweep.delivery import read_status, undelivered
-    from sweep.progress import headline
     from sweep.results import summary
 
     sweep, trials = read_sweep_of(sweep_directory(name, sweeps_dir))
@@ -50,8 +49,12 @@ def status(name: Name, sweeps_dir: SweepsDir = SWEEPS_DIR, as_json: Json = False
         delivery = {"trials": late_trials, "epochs": late_epochs, "error": held.error}
         delivery |= {"pictures": held.pictures}
         return print_json(summary(sweep, trials) | {"undelivered": delivery})
-    console_for().print(headline(sweep, trials), soft_wrap=True)
-    print(f"{sweep.state}; MLflow: {_delivery_text(late_trials, late_epochs, held.error)}")
+    from sweep.view import still
+
+    console = console_for()
+    for line in still(sweep, trials, console.width):
+        console.print(line, soft_wrap=True)
+    print(f"MLflow   {_delivery_text(late_trials, late_epochs, held.error)}")
     if held.pictures:
         print(f"the pictures in MLflow could not be drawn: {held.pictures}")
     for trial in trials:
@@ -67,15 +70,17 @@ def best(
     as_json: Json = False,
 ) -> None:
     """Show a sweep's best trials."""
-    from sweep.progress import trial_table
     from sweep.results import leaderboard, trial_summary
+    from sweep.tables import trial_table
 
     sweep, trials = read_sweep_of(sweep_directory(name, sweeps_dir))
     top = [t for t in leaderboard(sweep.config, trials) if t.state == "complete"][:number]
     if as_json:
         print_json([trial_summary(trial) for trial in top])
     elif top:
-        console_for().print(trial_table(sweep, top))
+        console = console_for()
+        for line in trial_table(sweep, top, console.width):
+            console.print(line, soft_wrap=True)
     else:
         raise CommandError(f"no trial of {name} is complete; see: sweep status {name}")
 
@@ -92,7 +97,13 @@ def ui(
 
 
 def _delivery_text(trials: int, epochs: int, error: str | None) -> str:
+    from sweep.drawing import count
+
     if not trials and not error:
         return "everything delivered"
-    what = f"{trials} trials ({epochs} epochs)" if trials else "the sweep's own run is"
+    what = (
+        f"{count(trials, 'trial')} ({count(epochs, 'epoch')})"
+        if trials
+        else "the sweep's own run is"
+    )
     return f"{what} not yet delivered" + (f": {error}" if error else "")

@@ -9,7 +9,7 @@ from sweep.errors import CommandError
 from sweep.halt import send
 from sweep.lease import Holder, current_holder, driving
 from sweep.records import ENDED
-from sweep.results import write_best
+from sweep.results import larger_budget, write_best
 
 _SAID = {
     "pause": "no new trials are started, and running ones train to their end; go on with: "
@@ -70,14 +70,18 @@ def why_taken(directory: Path) -> str:
     if holder := current_holder(directory):
         return (
             f"the name {name} is taken by {directory}, which is being run by {holder}\n"
-            f"  follow that sweep:      sweep status {name}"
+            f"  follow that sweep:      sweep watch {name}"
         )
     try:
-        state = read_sweep(directory)[0].state
+        sweep, trials = read_sweep(directory)
     except (CommandError, ValueError):
         return f"the name {name} is taken by {directory}\n{resume}"
-    more = " --num-trials N" if state in ENDED else ""
-    return f"the name {name} is taken by {directory}, which is {state}\n{resume}{more}"
+    search = sweep.config.search
+    if sweep.state in ENDED:
+        resume += f" {larger_budget(sweep, trials)}"
+    if search.algorithm == "grid" and search.num_trials and len(trials) >= search.num_trials:
+        resume = f"  see what came of it:    sweep best {name}"  # a grid has no more points
+    return f"the name {name} is taken by {directory}, which is {sweep.state}\n{resume}"
 
 
 def deliver_now(directory: Path) -> tuple[str, int]:

@@ -42,6 +42,30 @@ def short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def span(low: float, high: float) -> str:
+    """A range of seconds in a unit that fits: `12 to 15 min`."""
+    sizes = {"h": 3600, "min": 60, "s": 1, "ms": 1e-3}
+    unit = next((unit for unit, size in sizes.items() if high >= 2 * size), "ms")
+    ends = [two_figures(seconds / sizes[unit]) for seconds in (low, high)]
+    return f"{' to '.join(dict.fromkeys(ends))} {unit}"
+
+
+def clock(seconds: float) -> str:
+    """A duration as minutes and seconds, or hours and minutes: 0:42, 12:05, 3h07."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}h{minutes % 60:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+def count(number: int, thing: str) -> str:
+    """A number of things: `1 trial`, `24 trials`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def two_figures(value: float) -> str:
+    """A number to two figures, or to a whole one: `0.31`, `4.2`, `310`."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def _shares(curve: np.ndarray, log: bool, foot: float) -> np.ndarray:
     """How high each value lies between the foot of the drawing, 0, and the peak, 1."""
     peak = curve.max()

@@ -220,6 +220,7 @@ def _tune(ledger: Ledger, dataset: Dataset, slots: Slots, tend: Tend) -> None:
     remaining = -1 if total is None else total - ledger.asked() + len(ledger.interrupted())
     if remaining == 0:
         return
+    ledger.set_slots(slots)
     referee = Referee(ledger)
     scratch = (ledger.directory / ".tune").resolve()
     resources = {"CPU": slots.cpus_per_trial, "GPU": slots.gpus_per_trial}

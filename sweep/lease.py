@@ -242,7 +242,7 @@ def refusal(name: str, holder: str, *, stale: bool) -> CommandError:
     way = (
         f"if it is gone for good, take over with: sweep resume {name} --takeover"
         if stale
-        else f"follow it with: sweep status {name}"
+        else f"follow it with: sweep watch {name}"
     )
     return CommandError(f"{name} is being run by {holder}; {way}", exit_code=4)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sweep.completion import files_and_presets, names_of_sweeps
 from sweep.errors import CommandError
 
 if TYPE_CHECKING:
@@ -17,8 +18,16 @@ if TYPE_CHECKING:
     from search_spaces import SweepConfig
     from sweep.records import SweepRecord, TrialRecord
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="A sweep file, or a preset's name.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A sweep's name.")]
+File = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE", help="A sweep file, or a preset's name.", autocompletion=files_and_presets
+    ),
+]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="A sweep's name.", autocompletion=names_of_sweeps),
+]
 SweepsDir = Annotated[
     Path, typer.Option(envvar="SWEEP_DIR", help="The folder that holds the sweeps.")
 ]
@@ -72,7 +81,9 @@ def console_for(*, stderr: bool = False) -> "Console":
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 200
-    console = Console(stderr=stderr, highlight=False, width=width)
+    # A terminal knows its size; what a shell has exported may be that of another.
+    variables = {k: v for k, v in os.environ.items() if k not in ("LINES", "COLUMNS")}
+    console = Console(stderr=stderr, highlight=False, width=width, _environ=variables)
     console.on_broken_pipe = write_nowhere  # Rich would end the program
     return console
 

@@ -61,10 +61,7 @@ class Preview(NamedTuple):
 
 def preview_of(config: SweepConfig, number: int | None, sweeps_dir: Path) -> Preview:
     """A preview with `number` samples, by default one of each family and at least a few."""
-    trials = config.search.num_trials
-    if config.search.algorithm == "grid":
-        size = len(grid_points(config))
-        trials = min(trials or size, size)
+    trials = planned_trials(config)
     machine, slots, refusal, estimate = this_machine(), None, "", None
     try:
         slots = slots_on([machine], config)
@@ -77,6 +74,15 @@ def preview_of(config: SweepConfig, number: int | None, sweeps_dir: Path) -> Pre
     number = number or max(_LEAST_SAMPLES, len(config.space.schedule))
     steps, samples = planned_steps(config), list(draw_samples(config, number))
     return Preview(config, trials, steps, machine, slots, refusal, estimate, samples)
+
+
+def planned_trials(config: SweepConfig) -> int | None:
+    """How many trials a sweep has at most; None: no number ends it."""
+    trials = config.search.num_trials
+    if config.search.algorithm == "grid":
+        size = len(grid_points(config))
+        trials = min(trials or size, size)
+    return trials
 
 
 def draw_samples(config: SweepConfig, number: int) -> Iterator[Sample]:

@@ -1,6 +1,5 @@
 """A preview as text: the plan in words, the curves as blocks."""
 
-import re
 import textwrap
 from collections.abc import Iterator
 
@@ -10,12 +9,24 @@ from rich.table import Table
 from rich.text import Text
 
 from search_spaces import Choice, Distribution, IntUniform, SweepConfig, free_parameters
-from search_spaces.space import family_parameters
-from sweep.drawing import LEAST_WIDTH, needs_log_axis, short, sparkline
-from sweep.preview import Preview, Sample
+from sweep.drawing import LEAST_WIDTH, count, needs_log_axis, short, span, sparkline
+from sweep.preview import Preview, Sample, planned_trials
+from sweep.tables import chosen_text
 from trainers.hyperparameters import momentum_name
 
 _SHARED = "every family"
+
+
+def check_text(config: SweepConfig) -> str:
+    """That a config is valid, and how large a sweep it makes, in a line."""
+    number = planned_trials(config)
+    trials = "any number of trials" if number is None else count(number, "trial")
+    families = len(config.space.schedule)
+    return (
+        f"{config.name} is valid: {trials} of up to {count(config.training.num_epochs, 'epoch')}, "
+        f"{families} schedule {'family' if families == 1 else 'families'}, "
+        f"{_free_text(config)}, searched by {config.search.algorithm}"
+    )
 
 
 def plan(preview: Preview) -> dict[str, str]:
@@ -28,7 +39,7 @@ def plan(preview: Preview) -> dict[str, str]:
         + ("validated on its test split" if data.validation_split == "test" else held_out)
         + (f", trained on {data.train_examples:,}" if data.train_examples else ""),
         "training": f"{training.model} with {training.optimizer}; "
-        f"{_count(training.num_epochs, 'epoch')} of {_count(preview.steps_per_epoch, 'step')}, "
+        f"{count(training.num_epochs, 'epoch')} of {count(preview.steps_per_epoch, 'step')}, "
         f"batch size {training.batch_size:,}",
         "trials": _search_text(preview),
         "pruning": _pruning_text(config),
@@ -83,7 +94,7 @@ def _sample_lines(preview: Preview, width: int) -> Iterator[Text]:
     blocks = min(40, width - name - 27)
     before = name + blocks + 29
     indent = before if width - before >= 60 else 4
-    steps = _count(preview.steps_per_epoch * preview.config.training.num_epochs, "step")
+    steps = count(preview.steps_per_epoch * preview.config.training.num_epochs, "step")
     heading = f"learning rate over {steps}" if blocks > 25 else "learning rate"
     yield Text(f"{'sample':{name}}{heading:{blocks + 5}}{'peak':>10}{'last':>10}", "bold")
     for sample in preview.samples:
@@ -115,20 +126,8 @@ def _drawn(curve: np.ndarray, blocks: int, foot: float = 0) -> str:
 
 def sample_text(config: SweepConfig, sample: Sample) -> str:
     """What a sample chose, on one line; all of its parameters if it had no choice."""
-    free = {_stem(name) for name in family_parameters(config.space, sample.family)}
-    found: dict[str, list[str]] = {}
-    for name, value in sample.parameters.items():
-        stem = _stem(name)
-        own = f"schedule.{sample.family}.{stem.removeprefix(f'{sample.family}.')}"
-        if not free or stem in free or own in free:
-            found.setdefault(stem, []).append(short(value))
-    words = [f"{stem}={','.join(values)}" for stem, values in found.items()]
-    return " ".join(words + (["(before any plateau)"] if sample.before_feedback else []))
-
-
-def _stem(name: str) -> str:
-    """The name without the number of an entry of a list."""
-    return re.sub(r"\.\d+$", "", name)
+    words = chosen_text(config, sample.family, sample.parameters)
+    return f"{words} (before any plateau)" if sample.before_feedback else words
 
 
 def _search_text(preview: Preview) -> str:
@@ -152,21 +151,21 @@ def _pruning_text(config: SweepConfig) -> str:
     if pruning.algorithm == "asha":
         rule = f"all but 1 in {pruning.reduction_factor} at each rung"
     among = "its own family" if pruning.compare == "family" else "all trials"
-    first = _count(pruning.grace_epochs, "epoch")
+    first = count(pruning.grace_epochs, "epoch")
     return f"{pruning.algorithm} stops {rule} of {among}, none before {first}"
 
 
 def _machine_text(preview: Preview) -> str:
-    cores = _count(int(preview.machine["CPU"]), "core")
+    cores = count(int(preview.machine["CPU"]), "core")
     gpus = int(preview.machine["GPU"])
-    found = f"{cores} and {_count(gpus, 'GPU') if gpus else 'no GPU'} here"
+    found = f"{cores} and {count(gpus, 'GPU') if gpus else 'no GPU'} here"
     if preview.slots is None:
         return f"{found}; {preview.refusal}"
     at_once = min(preview.slots.concurrent, preview.num_trials or preview.slots.concurrent)
     each = f"{preview.slots.cpus_per_trial:g} core" + "s" * (preview.slots.cpus_per_trial != 1)
     if preview.slots.gpus_per_trial:
         each += f" and {preview.slots.gpus_per_trial:g} GPU"
-    return f"{found}: {_count(at_once, 'trial')} at a time, {each} each"
+    return f"{found}: {count(at_once, 'trial')} at a time, {each} each"
 
 
 def _time_text(preview: Preview) -> str:
@@ -178,25 +177,13 @@ def _time_text(preview: Preview) -> str:
         return "not known: no earlier sweep here trained like this one"
     source = found.sweeps[0]
     if len(found.sweeps) > 1:
-        source += f" and {_count(len(found.sweeps) - 1, 'other sweep')}"
-    epoch = _span(found.epoch_low, found.epoch_high)
-    return f"{_span(found.low, found.high)} of training, {epoch} for an epoch as in {source}"
-
-
-def _span(low: float, high: float) -> str:
-    """A range of seconds in a unit that fits: `12 to 15 min`."""
-    sizes = {"h": 3600, "min": 60, "s": 1, "ms": 1e-3}
-    unit = next((unit for unit, size in sizes.items() if high >= 2 * size), "ms")
-    ends = [_two_figures(seconds / sizes[unit]) for seconds in (low, high)]
-    return f"{' to '.join(dict.fromkeys(ends))} {unit}"
-
-
-def _two_figures(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+        source += f" and {count(len(found.sweeps) - 1, 'other sweep')}"
+    epoch = span(found.epoch_low, found.epoch_high)
+    return f"{span(found.low, found.high)} of training, {epoch} for an epoch as in {source}"
 
 
 def _free_text(config: SweepConfig) -> str:
-    return f"{_count(len(free_parameters(config)), 'free parameter')}"
+    return f"{count(len(free_parameters(config)), 'free parameter')}"
 
 
 def _spread_text(spread: Distribution) -> str:
@@ -206,7 +193,3 @@ def _spread_text(spread: Distribution) -> str:
     if isinstance(spread, IntUniform):
         return f"{ends} whole"
     return f"{ends} log" if spread.log else ends
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

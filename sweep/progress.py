@@ -1,49 +1,43 @@
-"""What a person sees in the terminal: a live leaderboard while a sweep runs, and its tables."""
+"""What a person sees while a sweep runs, here or in another terminal, and when it has ended."""
 
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
-from sweep.delivery import read_status, without_password
+from sweep.delivery import read_status, undelivered, without_password
+from sweep.directory import open_ledger, read_sweep
+from sweep.lease import current_holder, seconds_driven
+from sweep.pace import pace_of
 from sweep.records import ENDED, SweepRecord, TrialRecord, now_ms
-from sweep.results import best_trial, leaderboard, shown_state
+from sweep.results import best_trial, larger_budget
 from sweep.study import Ledger
-
-if TYPE_CHECKING:
-    from sweep.launch import Outcome
+from sweep.tables import chosen_text, headline
+from sweep.view import Standing, view
 
 _REFRESH_S = 0.5
-_TOP = 5
-_STYLES = {
-    "complete": "green",
-    "pruned": "yellow",
-    "diverged": "red",
-    "failed": "bold red",
-    "cancelled": "bright_black",
-    "running": "cyan",
-    "interrupted": "magenta",
-}
+_SHARE = 0.02  # of the driver's time that drawing may take
+_LOOK_S = 0.25  # how often a sweep of another process is looked at
 
 
 class Progress:
-    """The live display of a launch; where there is no terminal, a line for each trial that ends."""
+    """The live view of a running sweep; where there is no terminal, a line as trials end.
 
-    def __init__(self, console: Console):
-        self._console, self._started = console, time.monotonic()
-        self._drawn, self._ended, self._told = 0.0, 0, False
-        self._started_ms = now_ms()
+    `since_ms` is when its driver started, `hint` what Ctrl-C does.
+    """
+
+    def __init__(self, console: Console, *, since_ms: int, hint: str):
+        self._console, self._since_ms, self._hint = console, since_ms, hint
+        self._next, self._ended, self._told = 0.0, 0, False
+        self._hours_driven: float | None = None  # by earlier drivers
+        self._is_live = console.file.isatty() and not console.is_dumb_terminal
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> "Progress":
-        if self._console.is_terminal:
+        if self._is_live:
             self._live.start()
         return self
 
@@ -51,30 +45,54 @@ class Progress:
         with contextlib.suppress(OSError):  # its reader may be gone
             self._live.stop()
 
-    def show(self, ledger: Ledger) -> None:
+    def show(self, ledger: Ledger, *, driver: int | None = None, trouble: str = "") -> None:
         """Draw the sweep as it stands, unless that was done a moment ago."""
-        if time.monotonic() - self._drawn < _REFRESH_S:
+        begun = time.monotonic()
+        if begun < self._next:
             return
-        self._drawn = time.monotonic()
         sweep, trials = ledger.sweep(), ledger.trials()
         self._tell_trouble(sweep)
         ended = sum(t.state != "running" for t in trials)
-        line = headline(sweep, trials, time.monotonic() - self._started)
-        if self._console.is_terminal:
-            running = [t for t in trials if t.state == "running"]
-            best = [t for t in leaderboard(sweep.config, trials) if t.state != "running"]
-            table = trial_table(sweep, [*best[:_TOP], *running])
-            self._live.update(Group(line, table), refresh=True)
+        if self._is_live:
+            number = ledger.driver if driver is None else driver
+            self._draw(sweep, trials, self._hours_left(sweep, number), trouble)
         elif ended > self._ended:
             self._ended = ended
-            self._console.print(line.plain, soft_wrap=True)
+            self._console.print(headline(sweep, trials).plain, soft_wrap=True, markup=False)
+        now = time.monotonic()
+        self._next = max(begun + _REFRESH_S, now + (now - begun) / _SHARE)
+
+    def _draw(
+        self,
+        sweep: SweepRecord,
+        trials: Sequence[TrialRecord],
+        hours_left: float | None,
+        trouble: str,
+    ) -> None:
+        pace = pace_of(
+            sweep, trials, since_ms=self._since_ms, now_ms=now_ms(), hours_left=hours_left
+        )
+        width, height = self._console.size
+        now = Standing(sweep, trials, pace, trouble)
+        lines = view(now, width=width, height=height - 2, hint=self._hint)
+        # The cursor rests in an empty line: a terminal that echoes ^C would break a full one.
+        self._live.update(Group(*lines, ""), refresh=True)
+
+    def _hours_left(self, sweep: SweepRecord, driver: int) -> float | None:
+        """What a budget in hours had left when this driver started."""
+        hours = sweep.config.search.hours
+        if hours is None:
+            return None
+        if self._hours_driven is None:
+            self._hours_driven = seconds_driven(sweep.directory, before=driver) / 3600
+        return max(hours - self._hours_driven, 0)
 
     def _tell_trouble(self, sweep: SweepRecord) -> None:
         """Say once that MLflow cannot be reached; it changes nothing for the trials."""
         if self._told:
             return
         status = read_status(sweep.directory)
-        error = status.error if status.updated_ms >= self._started_ms else None
+        error = status.error if status.updated_ms >= self._since_ms else None
         if error:
             self._told = True
             self._console.print(
@@ -85,119 +103,64 @@ class Progress:
             )
 
 
-def counts(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> dict[str, int]:
-    """How many trials are in each state that occurs, in a fixed order."""
-    found = Counter(shown_state(sweep, trial) for trial in trials)
-    return {state: found[state] for state in _STYLES if found[state]}
+def follow(directory: Path, console: Console) -> tuple[SweepRecord, list[TrialRecord]]:
+    """Show a sweep that another process runs until that ends; nothing is written."""
+    holder = current_holder(directory)
+    if holder:
+        ledger, since_ms = open_ledger(directory), round(1000 * holder.started)
+        with Progress(console, since_ms=since_ms, hint="Ctrl-C leaves the sweep alone") as shown:
+            while holder and round(1000 * holder.started) == since_ms:
+                trouble = f"not heard of for {_since(holder.beat)}" if holder.stale else ""
+                shown.show(ledger, driver=holder.number, trouble=trouble)
+                time.sleep(_LOOK_S)
+                holder = current_holder(directory)
+    return read_sweep(directory)
 
 
-def trial_table(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> Table:
-    """Trials in the order given, one row each."""
-    config = sweep.config
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("trial", config.search.metric, "epochs"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for column in ("state", "schedule"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("parameters")  # the one that gives way in a narrow terminal
-    for trial in trials:
-        table.add_row(
-            str(trial.number),
-            _metric(trial, config.search.metric),
-            f"{len(trial.reports)}/{config.training.num_epochs}",
-            Text(state := shown_state(sweep, trial), style=_STYLES[state]),
-            trial.parameters["schedule"],
-            Text(shown_parameters(trial.parameters), no_wrap=True, overflow="ellipsis"),
-        )
-    return table
-
-
-def shown_parameters(parameters: Mapping[str, Any]) -> str:
-    """A trial's parameters on one line, numbers to three figures."""
-    return " ".join(f"{k}={_short(v)}" for k, v in parameters.items() if k != "schedule")
-
-
-def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Sweeps by their summaries, one row each."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "state", "trials", "metric", "best", "created"):
-        table.add_column(column)
-    for row in rows:
-        trials = f"{sum(row['trials'].values())}/{row['num_trials'] or '-'}"
-        best = f"{row['best']['value']:.4f}" if row["best"] else ""
-        table.add_row(row["name"], row["state"], trials, row["metric"], best, row["created"])
-    return table
-
-
-def headline(
-    sweep: SweepRecord, trials: Sequence[TrialRecord], seconds: float | None = None
-) -> Text:
-    """A sweep in one line; with the `seconds` since this launch also the time it may still take."""
-    total, ended = sweep.config.search.num_trials, [t for t in trials if t.state != "running"]
-    line = Text.assemble((sweep.name, "bold"), f"  {len(ended)}")
-    line.append(f" of {total} trials" if total else " trials")
-    for state, number in counts(sweep, trials).items():
-        line.append(f"  {number} ").append(state, _STYLES[state])
-    if seconds is not None:
-        line.append(f"  {clock(seconds)}")
-        if total and ended and len(ended) < total:
-            typical = median((t.ended_ms or t.started_ms) - t.started_ms for t in ended) / 1000
-            at_once = max(len(trials) - len(ended), 1)
-            line.append(f", about {clock(typical * (total - len(ended)) / at_once)} left")
-    best = best_trial(sweep.config, trials)
+def conclusion(
+    sweep: SweepRecord, trials: Sequence[TrialRecord], *, delivered: bool
+) -> Iterator[str]:
+    """What to read and to type once a launch has ended, or as a sweep stands."""
+    best, name = best_trial(sweep.config, trials), sweep.name
     if best:
-        line.append(f"  best {_metric(best, sweep.config.search.metric)} (trial {best.number})")
-    return line
-
-
-def conclusion(outcome: "Outcome") -> Iterator[str]:
-    """What to read and to type once a launch has ended."""
-    sweep = outcome.sweep
-    best, name = best_trial(sweep.config, outcome.trials), sweep.name
-    if best:
-        metric = sweep.config.search.metric
+        metric, family = sweep.config.search.metric, best.parameters["schedule"]
         word = "winner  " if sweep.state in ENDED else "so far  "
-        yield f"{word} trial {best.number}: {best.parameters['schedule']}, {metric} {best.value}"
-        yield f"         {shown_parameters(best.parameters)}"
+        yield f"{word} trial {best.number}: {family}, {metric} {best.value}"
+        yield f"         {chosen_text(sweep.config, family, best.parameters)}"
     elif sweep.state == "failed":
-        yield from _advice(outcome)
+        yield from _advice(trials)
     yield f"files    {sweep.directory}"
     yield f"MLflow   {without_password(sweep.tracking_uri)}"
-    if not outcome.delivered:
+    if not delivered:
         yield f"         not all of it is delivered; see: sweep status {name}"
         yield f"deliver  sweep sync {name}"
     if sweep.state not in ENDED:
         yield f"go on    sweep resume {name}"
     if sweep.state in ("stopped", "cancelled"):
-        yield f"over     it was {sweep.state}; to go on, give it a budget:"
-        yield f"         sweep resume {name} --num-trials N, or --hours H"
+        yield f"over     it was {sweep.state}; to go on, give it a budget, such as:"
+        yield f"         sweep resume {name} {larger_budget(sweep, trials)}"
     yield f"look     sweep ui {name}"
     if best:
         yield f"keep     sweep export {name} -o best.yaml"
         yield "repeat   sweep train best.yaml"
 
 
-def _advice(outcome: "Outcome") -> Iterator[str]:
+def is_delivered(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> bool:
+    """Whether MLflow holds all of it, as its shipper last said."""
+    status = read_status(sweep.directory)
+    return undelivered(status, trials) == (0, 0) and not status.error
+
+
+def _advice(trials: Sequence[TrialRecord]) -> Iterator[str]:
     """Why a sweep has no winner."""
-    states = {trial.state for trial in outcome.trials}
+    states = {trial.state for trial in trials}
     if states == {"diverged"}:
         yield "failed   every trial diverged; lower the upper end of peak_lr or lengthen the warmup"
         return
     yield "failed   no trial trained to its end"
-    for trial in [t for t in outcome.trials if t.state == "failed"][:1]:
+    for trial in [t for t in trials if t.state == "failed"][:1]:
         yield f"         trial {trial.number}: {trial.message.strip().splitlines()[-1]}"
 
 
-def _metric(trial: TrialRecord, metric: str) -> str:
-    value = trial.reports[-1][metric] if trial.reports and trial.state == "running" else trial.value
-    return "" if value is None else f"{value:.4f}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def clock(seconds: float) -> str:
-    """A duration as minutes and seconds, or hours and minutes: 0:42, 12:05, 3h07."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}h{minutes % 60:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+def _since(moment: float) -> str:
+    return f"{time.time() - moment:.0f} s"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from search_spaces import SweepConfig
+from sweep.slots import Slots
 
 ENDED = ("finished", "stopped", "cancelled", "failed")  # states of a sweep that is over
 
@@ -37,6 +38,7 @@ class SweepRecord(NamedTuple):
     tracking_uri: str
     experiment: str  # in MLflow
     facts: dict[str, str]  # user, git commit, versions, digests
+    slots: Slots | None = None  # what its last driver found; None before the first trial
 
 
 def now_ms() -> int:

@@ -39,6 +39,15 @@ def shown_state(sweep: SweepRecord, trial: TrialRecord) -> str:
     return "interrupted" if cut_off else trial.state
 
 
+def larger_budget(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str:
+    """The options of a resume that let a sweep which is over go on."""
+    search = sweep.config.search
+    if search.num_trials is None:
+        return f"--hours {2 * (search.hours or 1):g}"
+    spent = len(trials) >= search.num_trials
+    return f"--num-trials {search.num_trials * (2 if spent else 1)}"
+
+
 def summary(sweep: SweepRecord, trials: list[TrialRecord]) -> dict[str, Any]:
     """A sweep as plain values, for tables and JSON."""
     best = best_trial(sweep.config, trials)

@@ -33,9 +33,11 @@ from sweep.lines import append_lines
 from sweep.metrics import checkpoint_path, finite, put_aside, read_reports, value_of
 from sweep.proposals import is_proposed, suggest, traceback_of
 from sweep.records import SweepRecord, TrialRecord, now_ms
+from sweep.slots import Slots
 from trainers.crashes import reach
 from trainers.schedules import learning_rate_curve, momentum_curve
 
+_SLOTS = "slots"  # the study's attribute
 STARTED = tuple(state for state in TrialState if state != TrialState.WAITING)
 
 
@@ -75,12 +77,18 @@ class Ledger:
             tracking_uri=self._header["tracking_uri"],
             experiment=self._header["experiment"],
             facts=attrs["facts"],
+            slots=Slots(*attrs[_SLOTS]) if _SLOTS in attrs else None,
         )
 
     def set_state(self, state: str) -> None:
         """Record where the sweep stands; see SweepRecord."""
         self.check()
         self.study.set_user_attr("state", state)
+
+    def set_slots(self, slots: Slots) -> None:
+        """Record what a trial takes and how many run at once, for whoever watches."""
+        self.check()
+        self.study.set_user_attr(_SLOTS, list(slots))
 
     def check(self) -> None:
         """Raise LeaseLostError if another driver has taken over."""

@@ -28,7 +28,7 @@ pytestmark = [
 ]
 SHORT: dict[str, Any] = {"images": 256, "epochs": 20, "trials": 20}
 LONG: dict[str, Any] = {"images": 256, "epochs": 200, "trials": 4}
-OVER = "sweep resume faults --num-trials N, or --hours H"
+OVER = "give it a budget, such as:\n         sweep resume faults --num-trials "
 
 
 def comes_to(here: Site, place: str, command: Command | None = None) -> Command:
@@ -98,7 +98,7 @@ def test_pause_and_then_stop(tmp_path: Path) -> None:
         assert len(paused) < len(here.accepted()) < here.trials
         assert shown(here)[:2] == ("stopped", "FINISHED")
         assert "faults is over: stopped" in here.run("stop", "faults")
-        assert "sweep resume faults --num-trials N" in here.run("launch", "faults.yaml", code=4)
+        assert "sweep resume faults --num-trials 20" in here.run("launch", "faults.yaml", code=4)
         stopped = here.accepted()
         assert OVER in here.run("resume", "faults")
         assert here.accepted() == stopped
@@ -111,7 +111,7 @@ def test_cancel_and_a_raised_budget(tmp_path: Path) -> None:
         driver = comes_to(here, "recorded")
         refused = here.run("launch", "faults.yaml", code=4)
         assert f"being run by process {driver.process.pid} of " in refused
-        assert "sweep status faults" in refused
+        assert "sweep watch faults" in refused
         assert "--name faults-2" in refused
         comes_to(here, "ended", driver)
         output = asked_to(here, "cancel", driver, code=1)
@@ -121,7 +121,8 @@ def test_cancel_and_a_raised_budget(tmp_path: Path) -> None:
         assert shown(here)[:2] == ("cancelled", "KILLED")
         until(lambda: not here.processes(), here.processes, 5)
         assert re.search(
-            "[0-9] cancelled.*\ncancelled; MLflow: every", here.run("status", "faults")
+            "^faults  cancelled\n(.*\n)+?.*[0-9] cancelled(.*\n)+MLflow   every",
+            here.run("status", "faults"),
         )
         assert "complete" in here.run("best", "faults")
         trials = here.read()[1]

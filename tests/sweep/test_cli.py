@@ -165,7 +165,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(
 
 def test_help_names_every_command(tmp_path: Path):
     text = printed(tmp_path, "--help")
-    looking = ("check", "preview", "schedules", "ls", "status", "best", "ui")
+    looking = ("check", "preview", "schedules", "ls", "watch", "status", "best", "init", "ui")
     for name in ("launch", "resume", "export", "train", *looking):
         assert f" {name} " in text
     assert text.rstrip().endswith("sweep launch quickstart")
@@ -192,11 +192,20 @@ def test_every_preset_is_valid(tmp_path: Path, preset: str):
     assert " is valid: " in printed(tmp_path, "check", preset)
 
 
+EPOCHS = "training.num_epochs=1"
+
+
 def test_check_says_what_would_be_run(folder: Path):
     assert printed(folder, "check", "rates.yaml", "--set", "search.num_trials=5") == (
-        "rates is valid: 5 trials of up to 2 epochs, 1 schedule families, 1 free parameters, "
+        "rates is valid: 5 trials of up to 2 epochs, 1 schedule family, 1 free parameter, "
         "searched by random\n"
     )
+    grid = ("search={algorithm: grid}", "space.momentum={choice: [0, 0.5, 0.9]}")
+    grid += ("space.schedule.constant.peak_lr=0.1",)
+    sets = [word for override in grid for word in ("--set", override)]
+    assert "rates is valid: 3 trials of" in printed(folder, "check", "rates.yaml", *sets)
+    assert "valid: 1 trial of" in printed(folder, "check", "best.yaml")
+    assert "up to 1 epoch," in printed(folder, "check", "rates.yaml", "--set", EPOCHS)
 
 
 BATCH = (
@@ -350,10 +359,21 @@ def test_one_sweep_that_was_changed_does_not_hide_the_others(home: Path, tmp_pat
 
 
 def test_status_says_where_a_sweep_stands(home: Path):
-    first, second = printed(home, "status", "rates").splitlines()
-    assert first.startswith("rates  6 of 8 trials  3 complete  1 pruned  1 diverged  1 failed")
-    assert first.endswith("best 0.3000 (trial 2)")
-    assert second == "finished; MLflow: 6 trials (8 epochs) not yet delivered"
+    name, bar, counts, best, blank, header, *rows, _, delivery = printed(
+        home, "status", "rates"
+    ).splitlines()
+    assert (name, blank) == ("rates  finished", "")
+    assert bar.endswith("·  6 of 8 trials")
+    assert counts.split("  ") == ["3 complete", "1 pruned", "1 diverged", "1 failed"]
+    assert best.split()[:5] == ["best", "0.3000", "trial", "2", "constant"]
+    assert header.split()[:2] == ["trial", "val_accuracy"]
+    assert [row.split()[:4] for row in rows] == [
+        ["2", "0.3000", "2/2", "complete"],
+        ["0", "0.2500", "2/2", "complete"],
+        ["5", "0.1250", "2/2", "complete"],
+        ["1", "0.9000", "1/2", "pruned"],
+    ]
+    assert delivery == "MLflow   6 trials (8 epochs) not yet delivered"
     assert "1 interrupted" in printed(home, "status", "cut-off")
 
 

@@ -72,7 +72,7 @@ def test_a_second_driver_is_refused_and_told_who_has_the_lease(tmp_path: Path):
     with another("driving", tmp_path) as process:
         text = rf"{tmp_path.name} is being run by process {process.pid} of \S+ on "
         text += rf"{platform.node()}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d; follow it with: "
-        text += f"sweep status {tmp_path.name}"
+        text += f"sweep watch {tmp_path.name}"
         for takeover in (False, True):  # it has been heard of a moment ago
             with pytest.raises(CommandError, match=text) as caught:
                 driving(tmp_path, takeover=takeover).__enter__()
