@@ -34,7 +34,7 @@ except Exception as error:
 """
 _IMPORT_RAY = "import ray.tune; print(ray.__version__)"
 _LIST_DEVICES = "import jax; [print(d.platform, d.device_kind) for d in jax.devices()]"
-_OPEN_STORAGE = "import optuna; optuna.storages.get_storage(input())"
+_OPEN_STORAGE = "from sweep.databases import open_database as o; o(input())"
 
 
 class _Refusal(Exception):

@@ -144,7 +144,11 @@ def trial_tags(sweep: SweepRecord, trial: TrialRecord, curve: AppliedCurve) -> d
     if trial.state == "diverged":
         tags["diverged_epoch"] = str(_diverged_epoch(trial))
     worker = trial.reports[-1].get("worker", {}) if trial.reports else {}
-    return tags | {f"worker.{key}": str(value) for key, value in worker.items()}
+    return tags | {f"worker.{key}": _tag(value) for key, value in worker.items() if value != []}
+
+
+def _tag(value: Any) -> str:
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def parameters(values: Mapping[str, Any]) -> dict[str, str]:

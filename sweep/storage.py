@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
 
+from sweep.databases import full_address, open_database
 from sweep.delivery import without_password
 from sweep.errors import CommandError
 from sweep.journal import SealedJournal
@@ -23,7 +23,7 @@ def open_storage(directory: Path, url: str | None, lease: Lease | None) -> BaseS
     if url is None:
         return JournalStorage(SealedJournal(directory / "study.journal", lease))
     answering = functools.partial(_answering, without_password(url), directory.name)
-    storage = answering(lambda: optuna.storages.get_storage(url))()
+    storage = answering(lambda: open_database(full_address(url)))()
     for name in BaseStorage.__dict__:
         method = getattr(storage, name, None)
         if not name.startswith("_") and callable(method):
