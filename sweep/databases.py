@@ -5,6 +5,7 @@ own client looks: for PostgreSQL PGPASSWORD, or a password file that only its ow
 """
 
 import os
+import weakref
 from typing import Any
 
 from sweep.errors import CommandError
@@ -32,9 +33,13 @@ def full_address(kept: str) -> str:
     return known if known and _without_secret(known) == kept else kept
 
 
-def open_database(url: str) -> Any:
-    """Optuna's storage at an address; a connection that the server has closed is opened again."""
+def open_database(url: str, *, keep_open: bool) -> Any:
+    """Optuna's storage at an address; a connection that the server has ended is made again.
+
+    With `keep_open` connections are kept for the next question, until nobody uses the storage.
+    """
     import optuna
+    from sqlalchemy.pool import NullPool
 
     scheme = url.partition(":")[0]
     if scheme.partition("+")[0] not in ("postgresql", "postgres", "mysql"):
@@ -42,14 +47,17 @@ def open_database(url: str) -> Any:
     for plain in _POSTGRES:
         if url.startswith(plain):
             url = "postgresql+psycopg://" + url.removeprefix(plain)
-    options = {"pool_pre_ping": True}
-    return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=options))
+    options = {"pool_pre_ping": True} if keep_open else {"poolclass": NullPool}
+    backend = optuna.storages.RDBStorage(url, engine_kwargs=options)
+    storage = optuna.storages.get_storage(backend)
+    weakref.finalize(storage, backend.engine.dispose)
+    return storage
 
 
 def _without_secret(url: str) -> str:
     if url.startswith("sqlite") or "://" not in url:
         return url
-    from sqlalchemy.engine import make_url
+    from sqlalchemy.engine import URL, make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
@@ -58,5 +66,6 @@ def _without_secret(url: str) -> str:
         return url
     if parsed.password is None and "password" not in parsed.query:
         return url
-    bare = parsed.set(password=None).difference_update_query(["password"])
+    place = parsed.drivername, parsed.username, None, parsed.host, parsed.port, parsed.database
+    bare = URL.create(*place, parsed.query).difference_update_query(["password"])
     return bare.render_as_string(hide_password=False)

@@ -119,7 +119,7 @@ def _create_study(
 ) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        place = open_storage(folder, storage, None)
+        place = open_storage(folder, storage, None, new=True)
         return create_study(name, place, config.search.goal, shared=storage is not None)
     except CommandError:
         raise

@@ -15,15 +15,21 @@ from sweep.journal import SealedJournal
 from sweep.lease import Lease
 
 
-def open_storage(directory: Path, url: str | None, lease: Lease | None) -> BaseStorage:
+def open_storage(
+    directory: Path, url: str | None, lease: Lease | None, *, new: bool = False
+) -> BaseStorage:
     """The storage of a sweep's study; under a `lease` it writes only while that is held.
+
+    `new`: a study is to be made in it.
 
     A database that fails gives CommandError, with exit code 5.
     """
     if url is None:
         return JournalStorage(SealedJournal(directory / "study.journal", lease))
     answering = functools.partial(_answering, without_password(url), directory.name)
-    storage = answering(lambda: open_database(full_address(url)))()
+    storage = answering(
+        lambda: open_database(full_address(url), keep_open=new or lease is not None)
+    )()
     for name in BaseStorage.__dict__:
         method = getattr(storage, name, None)
         if not name.startswith("_") and callable(method):
