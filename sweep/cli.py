@@ -81,7 +81,10 @@ def launch(
     name: Annotated[str | None, typer.Option(help="Call the sweep this instead.")] = None,
     address: Address = None,
     storage: Annotated[
-        str | None, typer.Option(help="Optuna storage URL of the study (default: a file).")
+        str | None,
+        typer.Option(
+            envvar="SWEEP_STORAGE", help="Optuna storage URL of the study (default: a file)."
+        ),
     ] = None,
     manual_dir: ManualDir = None,
     sweeps_dir: SweepsDir = SWEEPS_DIR,
@@ -185,7 +188,10 @@ def doctor(
     ] = None,
     address: Address = None,
     storage: Annotated[
-        str | None, typer.Option(help="The Optuna storage URL that the launch will get.")
+        str | None,
+        typer.Option(
+            envvar="SWEEP_STORAGE", help="The Optuna storage URL that the launch will get."
+        ),
     ] = None,
     manual_dir: ManualDir = None,
     sweeps_dir: SweepsDir = SWEEPS_DIR,

@@ -34,7 +34,7 @@ _RAY_ENVIRONMENT = {
 def connected(address: str | None) -> Iterator[None]:
     """A connection to the cluster at `address` or RAY_ADDRESS, or to a new one of this machine."""
     os.environ.update(_RAY_ENVIRONMENT)
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    address = chosen(address)
     check_address(address)
     try:
         knock(address)
@@ -63,6 +63,11 @@ def connected(address: str | None) -> Iterator[None]:
         disconnect()
         raise
     disconnect()
+
+
+def chosen(address: str | None) -> str:
+    """The address of a command's cluster; "local" for one of its own."""
+    return address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def disconnect() -> None:

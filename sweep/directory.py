@@ -22,6 +22,7 @@ from search_spaces import (
     point_to_parameters,
 )
 from sweep.budget import BUDGET
+from sweep.databases import kept_address
 from sweep.delivery import absolute_uri, without_password
 from sweep.errors import CommandError
 from sweep.files import write_text
@@ -52,7 +53,7 @@ def create_ledger(
 ) -> Ledger:
     """A new sweep: its directory, frozen config and study, with known points enqueued."""
     known = _known_points(config)
-    storage = storage and absolute_uri(storage)
+    storage = storage and kept_address(absolute_uri(storage))
     if config.search.algorithm == "grid":
         config = _ending_with(config, len(known))
     text = config_to_yaml(config)
@@ -118,7 +119,7 @@ def _create_study(
 ) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        place = open_storage(folder, storage, None)
+        place = open_storage(folder, storage, None, new=True)
         return create_study(name, place, config.search.goal, shared=storage is not None)
     except CommandError:
         raise
@@ -126,10 +127,15 @@ def _create_study(
         if storage is None:
             raise
         raise CommandError(
-            f"the storage must be one that Optuna can open, but: {error}; give a URL such as "
-            "sqlite:////folder/studies.db, or leave --storage out for a file of the sweep's own",
+            f"the storage must be one that Optuna can open, but: {_reason(error)}; give a URL such "
+            "as sqlite:////folder/studies.db, or leave --storage out for a file of the sweep's own",
             exit_code=5,
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a database says, without a password."""
+    return without_password(str(error)).partition("\n")[0]
 
 
 def open_ledger(
@@ -162,7 +168,7 @@ def open_ledger(
         raise
     except Exception as error:
         raise CommandError(
-            f"the study of {directory} cannot be read from {place}: {error}",
+            f"the study of {directory} cannot be read from {place}: {_reason(error)}",
             exit_code=5 if header["storage"] else 1,
         ) from error
     config = _with_budget(_config_of(directory, study, place), study)

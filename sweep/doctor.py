@@ -62,6 +62,7 @@ def examine(
         check_data,
         check_jax,
         check_mlflow,
+        check_nodes,
         check_ray,
         check_storage,
     )
@@ -78,6 +79,7 @@ def examine(
         partial(check_cpus),
         partial(check_jax),
         partial(check_ray, address),
+        *([partial(check_nodes, address)] if address != "local" else []),
         partial(check_mlflow, default_tracking_uri(sweeps_dir)),
         *([partial(check_storage, storage)] if storage else []),
         partial(check_data, config.data.dataset if config else "digits", manual_dir),

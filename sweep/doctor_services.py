@@ -4,6 +4,7 @@ Ray, JAX and databases are asked in a process of their own, within a time limit.
 """
 
 import base64
+import json
 import os
 import ssl
 import subprocess
@@ -22,6 +23,7 @@ from sweep.errors import CommandError
 
 _NETWORK_S = 5.0
 _DATABASE_S = 10.0
+_NODES_S = 120.0  # workers start on each of them, twice
 _IMPORT_S = 20.0  # the first time, from a slow disk
 
 _GUARDED = """
@@ -34,7 +36,8 @@ except Exception as error:
 """
 _IMPORT_RAY = "import ray.tune; print(ray.__version__)"
 _LIST_DEVICES = "import jax; [print(d.platform, d.device_kind) for d in jax.devices()]"
-_OPEN_STORAGE = "import optuna; optuna.storages.get_storage(input())"
+_REPORT = "from sweep.nodes import report; report(input())"
+_OPEN_STORAGE = "from sweep.databases import open_database as o; o(input(), keep_open=False)"
 
 
 class _Refusal(Exception):
@@ -100,6 +103,29 @@ def _knock_at(address: str) -> None:
 
     check_address(address)
     knock(canonicalize_bootstrap_address_or_die(address) if address == "auto" else address)
+
+
+def check_nodes(address: str) -> Check:
+    """The nodes of a cluster: their versions, and their GPUs as Ray and as JAX there see them."""
+    try:
+        _knock_at(address)
+    except (CommandError, OSError, ValueError, OverflowError):
+        return Check("nodes", "warning", "the nodes were not asked, for no cluster answers")
+    way_out = "give every node the packages of the lock file, and the CUDA support where GPUs are"
+    try:
+        found = json.loads(_ask(_REPORT, address, limit_s=_NODES_S).rpartition("\n")[2])
+    except _Refusal as refusal:
+        text = f"the nodes do not answer: {refusal}"
+        return Check("nodes", "bad", text, "look at `ray status` there", remote=True)
+    nodes, unlike = [], [*found["breaks"], *found["changes"]]
+    for place, counted, seen, fault in found["nodes"]:
+        jax = fault or (", ".join(seen) if seen else "none")
+        nodes.append(f"{place}: {counted:g} GPUs" + (f", JAX sees {jax}" if counted else ""))
+        unlike += [f"{place} has GPUs that JAX does not see"] if counted and not seen else []
+    text = f"{len(nodes)} nodes; {'; '.join([*nodes, *unlike])}"
+    if found["breaks"]:
+        return Check("nodes", "bad", text, way_out, remote=True)
+    return Check("nodes", "warning" if unlike else "ok", text, way_out if unlike else "")
 
 
 def check_jax() -> Check:

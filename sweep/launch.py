@@ -11,7 +11,8 @@ from ray import tune
 
 from search_spaces import SweepConfig, planned_steps
 from sweep.budget import is_spent, raise_budget
-from sweep.cluster import connected, disconnect
+from sweep.capacity import TUNE_LIMIT, Capacity, new_workers_start
+from sweep.cluster import chosen, connected, disconnect
 from sweep.delivery import Shipper, default_tracking_uri
 from sweep.directory import create_ledger, latest_driver, open_ledger
 from sweep.errors import CommandError
@@ -20,8 +21,10 @@ from sweep.functions import check_sources, pickled_functions
 from sweep.halt import Halt, Interrupted, Leave, told
 from sweep.lease import driving
 from sweep.naming import launching
+from sweep.nodes import check_versions
+from sweep.reach import check_reached
 from sweep.records import ENDED, SweepRecord, TrialRecord
-from sweep.resources import find_slots
+from sweep.resources import await_slots, find_slots
 from sweep.results import best_trial, write_best
 from sweep.search import LedgerScheduler, LedgerSearcher, Referee
 from sweep.slots import Slots
@@ -68,7 +71,7 @@ def launch(
         dataset = load_data(config, manual_dir)
         pickled_functions(config)  # or it is refused before anything is made
         with connected(address):
-            slots = find_slots(config)
+            slots = _ready(config, directory, address)
             create_ledger(
                 directory,
                 config,
@@ -104,8 +107,18 @@ def resume(
         check_sources(ledger.config, directory)
         dataset = _same_data(ledger, manual_dir)
         with connected(address):
-            slots = find_slots(ledger.config)
+            slots = _ready(ledger.config, directory, address)
             return _run(ledger, halt, show, lambda tend: _tune(ledger, dataset, slots, tend))
+
+
+def _ready(config: SweepConfig, directory: Path, address: str | None) -> Slots:
+    """What a trial takes; a cluster that is not ours is looked at before anything is made there."""
+    if chosen(address) == "local":
+        return find_slots(config)
+    slots = await_slots(config)
+    check_versions()
+    check_reached(directory.parent)
+    return slots
 
 
 @contextmanager
@@ -222,6 +235,7 @@ def _tune(ledger: Ledger, dataset: Dataset, slots: Slots, tend: Tend) -> None:
         return
     ledger.set_slots(slots)
     referee = Referee(ledger)
+    capacity = Capacity(slots, ledger.config.resources.max_concurrent)
     scratch = (ledger.directory / ".tune").resolve()
     resources = {"CPU": slots.cpus_per_trial, "GPU": slots.gpus_per_trial}
     shared = Shared(
@@ -234,10 +248,10 @@ def _tune(ledger: Ledger, dataset: Dataset, slots: Slots, tend: Tend) -> None:
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([resources])),
         tune_config=tune.TuneConfig(
-            search_alg=LedgerSearcher(ledger, referee, tend.halt),
+            search_alg=LedgerSearcher(ledger, referee, tend.halt, capacity),
             scheduler=LedgerScheduler(ledger, referee, tend.halt),
             num_samples=remaining,
-            max_concurrent_trials=slots.concurrent,
+            max_concurrent_trials=TUNE_LIMIT,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"{trial.config['number']:04d}",
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}",
@@ -245,14 +259,15 @@ def _tune(ledger: Ledger, dataset: Dataset, slots: Slots, tend: Tend) -> None:
         run_config=tune.RunConfig(
             name="run",
             storage_path=str(scratch),
-            callbacks=[tend],
+            callbacks=[capacity, tend],
             failure_config=tune.FailureConfig(max_failures=_WORKER_LOSSES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
     )
     try:
-        tuner.fit()
+        with new_workers_start():
+            tuner.fit()
     except Leave:
         if tend.halt.trouble:
             raise tend.halt.trouble from None

@@ -1,11 +1,60 @@
 """How many trials a cluster holds at once, and what each of them takes."""
 
+import time
+
 import ray
+from ray.util import placement_group, remove_placement_group
 
 from search_spaces import SweepConfig
-from sweep.slots import Slots, slots_on
+from sweep.errors import CommandError
+from sweep.halt import say
+from sweep.slots import Node, Slots, slots_on
+
+_FIRST_NODE_S = 600.0  # an autoscaler may have to start a machine
+
+
+def live_nodes() -> list[Node]:
+    """What each node of the connected cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def find_slots(config: SweepConfig) -> Slots:
     """What a trial of `config` takes on the connected cluster; refuses what no node can hold."""
-    return slots_on([node["Resources"] for node in ray.nodes() if node["Alive"]], config)
+    return slots_on(live_nodes(), config)
+
+
+def await_slots(config: SweepConfig, *, limit_s: float = _FIRST_NODE_S) -> Slots:
+    """As `find_slots` on a shared cluster, where the first node that holds a trial may be to come.
+
+    It is waited for if the cluster has no cores at all yet, or if `resources.max_concurrent` asks
+    for more than fits: an autoscaler sees a placement group, which ends with this process.
+    """
+    try:
+        return find_slots(config)._replace(shared=True)
+    except CommandError as error:
+        grows = config.resources.max_concurrent or not any(node.get("CPU") for node in live_nodes())
+        if not grows:
+            way_out = "; for a cluster that grows on demand, set resources.max_concurrent"
+            raise CommandError(str(error) + way_out, error.exit_code) from None
+        say(f"no node holds a trial yet; waiting up to {limit_s / 60:g} min for one to join")
+        return _awaited(config, limit_s, error)
+
+
+def _awaited(config: SweepConfig, limit_s: float, refusal: CommandError) -> Slots:
+    gpus = config.resources.gpus_per_trial
+    bundle = {"CPU": config.resources.cpus_per_trial, "GPU": 0 if gpus == "auto" else gpus}
+    demand = placement_group([{kind: amount for kind, amount in bundle.items() if amount}])
+    deadline = time.monotonic() + limit_s
+    try:
+        while time.monotonic() < deadline:
+            time.sleep(0.5)
+            try:
+                return find_slots(config)._replace(shared=True)
+            except CommandError as error:
+                refusal = error
+        raise CommandError(
+            f"a node that holds a trial must join within {limit_s:g} s, but none has: {refusal}",
+            exit_code=5,
+        )
+    finally:
+        remove_placement_group(demand)

@@ -13,6 +13,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from sweep.budget import is_spent
+from sweep.capacity import Capacity
 from sweep.errors import CommandError
 from sweep.halt import Halt, told
 from sweep.pruning import Standing, reason_to_stop
@@ -76,17 +77,20 @@ class Referee:
 class LedgerSearcher(Searcher):
     """Hands out interrupted trials first, then new ones, until a budget is used up."""
 
-    def __init__(self, ledger: Ledger, referee: Referee, halt: Halt):
+    def __init__(self, ledger: Ledger, referee: Referee, halt: Halt, capacity: Capacity):
         super().__init__()
         self._ledger, self._referee, self._halt = ledger, referee, halt
+        self._capacity = capacity
         self._unfinished = ledger.interrupted()
-        self._numbers: dict[str, int] = {}  # of Tune's trials
+        self._numbers: dict[str, int] = {}  # of Tune's trials that are open
         self._started = time.monotonic()
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's config, or FINISHED."""
+        """The next trial's config, None while as many as fit are open, or FINISHED."""
         with self._halt.guarding():
             while not self._halt.asked and (self._unfinished or not self._used_up()):
+                if len(self._numbers) >= self._capacity.limit:
+                    return None
                 try:
                     job = self._reopened() if self._unfinished else self._new()
                 except InvalidTrialError as error:  # the ledger holds it as failed
@@ -120,9 +124,9 @@ class LedgerSearcher(Searcher):
         self, trial_id: str, result: dict | None = None, error: bool = False
     ) -> None:
         """Close a trial whose workers were lost; any other end the scheduler has recorded."""
+        number = self._numbers.pop(trial_id)
         if error:
             with self._halt.guarding():
-                number = self._numbers[trial_id]
                 reason = self._referee.losses.get(number, "Ray does not say why")
                 self._referee.fail(number, f"its workers died, again and again: {reason}")
 

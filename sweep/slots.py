@@ -22,6 +22,7 @@ class Slots(NamedTuple):
     cpus_per_trial: float
     gpus_per_trial: float
     concurrent: int
+    shared: bool = False  # nodes may come and go: on a cluster that is not the launch's own
 
 
 def slots_on(nodes: Sequence[Node], config: SweepConfig) -> Slots:
@@ -48,6 +49,11 @@ def slots_on(nodes: Sequence[Node], config: SweepConfig) -> Slots:
             exit_code=2,
         )
     return Slots(cpus, gpus, min(concurrent, wanted.max_concurrent or concurrent))
+
+
+def fits_on(nodes: Sequence[Node], slots: Slots) -> int:
+    """How many trials these nodes hold at once."""
+    return sum(_fits(node, slots.cpus_per_trial, slots.gpus_per_trial) for node in nodes)
 
 
 def this_machine() -> Node:

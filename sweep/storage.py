@@ -5,25 +5,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
 
+from sweep.databases import full_address, open_database
 from sweep.delivery import without_password
 from sweep.errors import CommandError
 from sweep.journal import SealedJournal
 from sweep.lease import Lease
 
 
-def open_storage(directory: Path, url: str | None, lease: Lease | None) -> BaseStorage:
+def open_storage(
+    directory: Path, url: str | None, lease: Lease | None, *, new: bool = False
+) -> BaseStorage:
     """The storage of a sweep's study; under a `lease` it writes only while that is held.
+
+    `new`: a study is to be made in it.
 
     A database that fails gives CommandError, with exit code 5.
     """
     if url is None:
         return JournalStorage(SealedJournal(directory / "study.journal", lease))
     answering = functools.partial(_answering, without_password(url), directory.name)
-    storage = answering(lambda: optuna.storages.get_storage(url))()
+    storage = answering(
+        lambda: open_database(full_address(url), keep_open=new or lease is not None)
+    )()
     for name in BaseStorage.__dict__:
         method = getattr(storage, name, None)
         if not name.startswith("_") and callable(method):

@@ -58,6 +58,7 @@ class TrialActor(tune.Trainable):
             "node": ray.util.get_node_ip_address(),
             "pid": os.getpid(),
             "num_cpus": resources.get("CPU", 1),
+            "gpu_ids": [str(gpu) for gpu in ray.get_gpu_ids()],  # of the node; JAX counts its own
         }
 
     def reset_config(self, new_config: dict) -> bool:

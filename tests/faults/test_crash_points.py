@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from search_spaces import load_config, planned_steps
+from sweep.capacity import Capacity
 from sweep.delivery import MLFLOW_ENVIRONMENT
 from sweep.directory import create_ledger, latest_driver, open_ledger
 from sweep.halt import Halt
@@ -28,6 +29,7 @@ from sweep.naming import launching
 from sweep.records import TrialRecord
 from sweep.results import write_best
 from sweep.search import LedgerScheduler, LedgerSearcher, Referee
+from sweep.slots import Slots
 from sweep.study import Ledger
 from tests.faults.counts import count
 from tests.faults.harness import Site, assert_nothing_lost, assert_projected, site
@@ -255,7 +257,7 @@ def drive(folder: Path) -> None:
     with driving(directory, above=latest_driver(directory)) as lease:
         ledger = open_ledger(directory, lease=lease)
         referee, halt = Referee(ledger), Halt(directory)
-        searcher = LedgerSearcher(ledger, referee, halt)
+        searcher = LedgerSearcher(ledger, referee, halt, Capacity(Slots(1, 0, 2), None))
         scheduler = LedgerScheduler(ledger, referee, halt)
         ledger.set_state("running")
         jobs: list[dict[str, Any]] = []

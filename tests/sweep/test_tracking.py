@@ -22,8 +22,8 @@ from sweep.curves import thin_curve
 from sweep.delivery import TrialDelivery
 from sweep.directory import open_ledger
 from sweep.files import locked
-from sweep.projection import applied_curve, best_points, curve_points
-from sweep.records import SweepRecord
+from sweep.projection import applied_curve, best_points, curve_points, trial_tags
+from sweep.records import SweepRecord, TrialRecord
 from sweep.tracking import connect, deliver
 from tests.tracked import (
     CONFIG,
@@ -127,6 +127,19 @@ def test_every_outcome_has_its_status_and_tags(uri: str, tmp_path: Path) -> None
         ended = trial.state != "running"
         assert ("learning_rate.png" in artifacts(sweep, run)) == ended
     assert artifact(sweep, runs[4], "error.txt", tmp_path) == trials[4].message.encode()
+
+
+@pytest.mark.parametrize(("ids", "told"), [([], None), (["3"], "3"), (["0", "2"], "0,2")])
+def test_a_run_tells_the_gpus_of_its_worker_if_it_has_any(
+    ids: list[str], told: str | None, tmp_path: Path
+) -> None:
+    sweep = sweep_record(tmp_path, "sqlite:///unused.db")
+    trial = trial_record(0, "complete")
+    last = trial.reports[-1] | {"worker": {"node": "10.0.0.7", "gpu_ids": ids}}
+    trial = trial._replace(reports=(*trial.reports[:-1], last))
+    tags = trial_tags(sweep, trial, applied_curve(sweep, trial))
+    assert tags["worker.node"] == "10.0.0.7"
+    assert tags.get("worker.gpu_ids") == told
 
 
 def test_metrics_are_the_records_bit_for_bit(uri: str, tmp_path: Path) -> None:
