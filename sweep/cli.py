@@ -19,6 +19,7 @@ from sweep.options import (
     SWEEPS_DIR,
     Address,
     File,
+    Insecure,
     Json,
     ManualDir,
     Name,
@@ -76,6 +77,7 @@ def launch(
     set_: Set = None,
     name: Annotated[str | None, typer.Option(help="Call the sweep this instead.")] = None,
     address: Address = None,
+    insecure: Insecure = False,
     storage: Annotated[
         str | None, typer.Option(help="Optuna storage URL of the study (default: a file).")
     ] = None,
@@ -97,6 +99,7 @@ def launch(
             config,
             directory,
             address=address,
+            insecure=insecure,
             storage=storage,
             manual_dir=manual_dir,
             show=show,
@@ -115,6 +118,7 @@ def resume(
         bool, typer.Option("--takeover", help="Take over from a driver not heard of for 30 s.")
     ] = False,
     address: Address = None,
+    insecure: Insecure = False,
     manual_dir: ManualDir = None,
     sweeps_dir: SweepsDir = SWEEPS_DIR,
 ) -> None:
@@ -132,6 +136,7 @@ def resume(
             budget={key: value for key, value in asked.items() if value is not None},
             takeover=takeover,
             address=address,
+            insecure=insecure,
             manual_dir=manual_dir,
             show=show,
         )
@@ -180,6 +185,7 @@ def doctor(
         str | None, typer.Argument(metavar="[FILE]", help="Check for this sweep file, or preset.")
     ] = None,
     address: Address = None,
+    insecure: Insecure = False,
     storage: Annotated[
         str | None, typer.Option(help="The Optuna storage URL that the launch will get.")
     ] = None,
@@ -192,7 +198,12 @@ def doctor(
     from sweep.doctor import examine, exit_code, line
 
     found = examine(
-        config, address=address, storage=storage, manual_dir=manual_dir, sweeps_dir=sweeps_dir
+        config,
+        address=address,
+        insecure=insecure,
+        storage=storage,
+        manual_dir=manual_dir,
+        sweeps_dir=sweeps_dir,
     )
     if as_json:
         print_json([check._asdict() for check in found])

@@ -58,6 +58,7 @@ def launch(
     directory: Path,
     *,
     address: str | None = None,
+    insecure: bool = False,
     storage: str | None = None,
     manual_dir: Path | None = None,
     show: Show = lambda ledger: None,
@@ -67,7 +68,7 @@ def launch(
         name.enter_context(launching(directory))
         dataset = load_data(config, manual_dir)
         pickled_functions(config)  # or it is refused before anything is made
-        with connected(address):
+        with connected(address, insecure=insecure):
             slots = find_slots(config)
             create_ledger(
                 directory,
@@ -88,6 +89,7 @@ def resume(
     budget: Mapping[str, float],
     takeover: bool = False,
     address: str | None = None,
+    insecure: bool = False,
     manual_dir: Path | None = None,
     show: Show,
 ) -> Outcome:
@@ -103,7 +105,7 @@ def resume(
         ledger.set_state("running")  # so that it is told of what others ask for from here on
         check_sources(ledger.config, directory)
         dataset = _same_data(ledger, manual_dir)
-        with connected(address):
+        with connected(address, insecure=insecure):
             slots = find_slots(ledger.config)
             return _run(ledger, halt, show, lambda tend: _tune(ledger, dataset, slots, tend))
 

@@ -32,6 +32,9 @@ ManualDir = Annotated[
 Address = Annotated[
     str | None, typer.Option(help="The Ray cluster to run on (default: RAY_ADDRESS, or here).")
 ]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Run on a cluster that anyone who reaches it may use.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SWEEPS_DIR = Path("sweeps")
 
