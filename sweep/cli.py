@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from sweep.halt import Interrupted, interrupt, say, set_handlers
 from sweep.options import (
     SWEEPS_DIR,
     Address,
+    Detach,
     File,
     Insecure,
     Json,
@@ -25,6 +27,7 @@ from sweep.options import (
     Name,
     Set,
     SweepsDir,
+    again,
     console_for,
     load_file,
     print_json,
@@ -33,6 +36,7 @@ from sweep.options import (
 )
 
 if TYPE_CHECKING:
+    from sweep.jobs import Job
     from sweep.launch import Outcome, Show
 
 app = typer.Typer(
@@ -78,6 +82,7 @@ def launch(
     name: Annotated[str | None, typer.Option(help="Call the sweep this instead.")] = None,
     address: Address = None,
     insecure: Insecure = False,
+    detach: Detach = False,
     storage: Annotated[
         str | None, typer.Option(help="Optuna storage URL of the study (default: a file).")
     ] = None,
@@ -92,6 +97,19 @@ def launch(
     if directory.exists():
         new = f"  launch a new one:       sweep launch {file} --name {_free_name(directory)}"
         raise CommandError(f"{_why_taken(directory)}\n{new}", exit_code=4)
+    if detach:
+        from sweep.jobs import launch_detached
+
+        job = launch_detached(
+            config,
+            sweeps_dir,
+            options=again({"--manual-dir": manual_dir}),
+            storage=storage,
+            address=address,
+            insecure=insecure,
+            warn=say,
+        )
+        return _submitted(config.name, job, sweeps_dir)
     from sweep.launch import launch as run
 
     with _progress(config.name) as show:
@@ -104,7 +122,7 @@ def launch(
             manual_dir=manual_dir,
             show=show,
         )
-    _conclude(outcome)
+    return _conclude(outcome)
 
 
 @app.command()
@@ -119,6 +137,7 @@ def resume(
     ] = False,
     address: Address = None,
     insecure: Insecure = False,
+    detach: Detach = False,
     manual_dir: ManualDir = None,
     sweeps_dir: SweepsDir = SWEEPS_DIR,
 ) -> None:
@@ -127,6 +146,15 @@ def resume(
     from sweep.lease import refuse_if_driven
 
     refuse_if_driven(directory, takeover=takeover)  # before what takes long to import
+    if detach:
+        from sweep.jobs import resume_detached
+
+        given = {"--num-trials": num_trials, "--hours": hours, "--takeover": takeover}
+        options = again(given | {"--manual-dir": manual_dir})
+        job = resume_detached(
+            name, sweeps_dir, options=options, address=address, insecure=insecure, warn=say
+        )
+        return _submitted(name, job, sweeps_dir)
     from sweep.launch import resume as run
 
     asked = {"num_trials": num_trials, "hours": hours}
@@ -140,7 +168,7 @@ def resume(
             manual_dir=manual_dir,
             show=show,
         )
-    _conclude(outcome)
+    return _conclude(outcome)
 
 
 @app.command()
@@ -234,6 +262,13 @@ def _progress(name: str) -> "Iterator[Show]":
     say(f"{name}: starting Ray; the first results take some seconds")
     with Progress(console_for(stderr=True)) as progress:
         yield progress.show
+
+
+def _submitted(name: str, job: "Job", sweeps_dir: Path) -> None:
+    from sweep.jobs import what_next
+
+    more = "" if sweeps_dir == SWEEPS_DIR else f" --sweeps-dir {shlex.quote(str(sweeps_dir))}"
+    print(what_next(name, job, more))
 
 
 def _conclude(outcome: "Outcome") -> None:

@@ -52,12 +52,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def answer(address: str, *, insecure: bool = False) -> tuple[str, list[str]]:
     """Why a cluster is refused, or "", and what was warned of."""
     warned: list[str] = []
+    said = ""
     try:
         check_access(address, insecure=insecure, warn=warned.append)
     except CommandError as error:
-        assert TOKEN not in str(error)
-        return f"{error.exit_code} {error}", warned
-    return "", warned
+        said = f"{error.exit_code} {error}"
+    assert TOKEN not in said
+    return said, warned
 
 
 def with_token(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
