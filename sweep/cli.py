@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,12 +23,15 @@ from sweep.halt import Interrupted, interrupt, say, set_handlers
 from sweep.options import (
     SWEEPS_DIR,
     Address,
+    Detach,
     File,
+    Insecure,
     Json,
     ManualDir,
     Name,
     Set,
     SweepsDir,
+    again,
     console_for,
     load_file,
     print_json,
@@ -36,6 +40,7 @@ from sweep.options import (
 )
 
 if TYPE_CHECKING:
+    from sweep.jobs import Job
     from sweep.launch import Outcome, Show
 
 app = typer.Typer(
@@ -80,6 +85,8 @@ def launch(
     set_: Set = None,
     name: Annotated[str | None, typer.Option(help="Call the sweep this instead.")] = None,
     address: Address = None,
+    insecure: Insecure = False,
+    detach: Detach = False,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -97,6 +104,19 @@ def launch(
     if directory.exists():
         new = f"  launch a new one:       sweep launch {file} --name {_free_name(directory)}"
         raise CommandError(f"{_why_taken(directory)}\n{new}", exit_code=4)
+    if detach:
+        from sweep.jobs import launch_detached
+
+        job = launch_detached(
+            config,
+            sweeps_dir,
+            options=again({"--manual-dir": manual_dir}),
+            storage=storage,
+            address=address,
+            insecure=insecure,
+            warn=say,
+        )
+        return _submitted(config.name, job, sweeps_dir)
     from sweep.launch import launch as run
 
     with _progress(config.name) as show:
@@ -104,11 +124,12 @@ def launch(
             config,
             directory,
             address=address,
+            insecure=insecure,
             storage=storage,
             manual_dir=manual_dir,
             show=show,
         )
-    _conclude(outcome)
+    return _conclude(outcome)
 
 
 @app.command()
@@ -122,6 +143,8 @@ def resume(
         bool, typer.Option("--takeover", help="Take over from a driver not heard of for 30 s.")
     ] = False,
     address: Address = None,
+    insecure: Insecure = False,
+    detach: Detach = False,
     manual_dir: ManualDir = None,
     sweeps_dir: SweepsDir = SWEEPS_DIR,
 ) -> None:
@@ -130,6 +153,15 @@ def resume(
     from sweep.lease import refuse_if_driven
 
     refuse_if_driven(directory, takeover=takeover)  # before what takes long to import
+    if detach:
+        from sweep.jobs import resume_detached
+
+        given = {"--num-trials": num_trials, "--hours": hours, "--takeover": takeover}
+        options = again(given | {"--manual-dir": manual_dir})
+        job = resume_detached(
+            name, sweeps_dir, options=options, address=address, insecure=insecure, warn=say
+        )
+        return _submitted(name, job, sweeps_dir)
     from sweep.launch import resume as run
 
     asked = {"num_trials": num_trials, "hours": hours}
@@ -139,10 +171,11 @@ def resume(
             budget={key: value for key, value in asked.items() if value is not None},
             takeover=takeover,
             address=address,
+            insecure=insecure,
             manual_dir=manual_dir,
             show=show,
         )
-    _conclude(outcome)
+    return _conclude(outcome)
 
 
 @app.command()
@@ -187,6 +220,7 @@ def doctor(
         str | None, typer.Argument(metavar="[FILE]", help="Check for this sweep file, or preset.")
     ] = None,
     address: Address = None,
+    insecure: Insecure = False,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -202,7 +236,12 @@ def doctor(
     from sweep.doctor import examine, exit_code, line
 
     found = examine(
-        config, address=address, storage=storage, manual_dir=manual_dir, sweeps_dir=sweeps_dir
+        config,
+        address=address,
+        insecure=insecure,
+        storage=storage,
+        manual_dir=manual_dir,
+        sweeps_dir=sweeps_dir,
     )
     if as_json:
         print_json([check._asdict() for check in found])
@@ -235,6 +274,13 @@ def _progress(name: str) -> "Iterator[Show]":
     hint = "Ctrl-C stops after the running epochs"
     with Progress(console_for(stderr=True), since_ms=now_ms(), hint=hint) as progress:
         yield progress.show
+
+
+def _submitted(name: str, job: "Job", sweeps_dir: Path) -> None:
+    from sweep.jobs import what_next
+
+    more = "" if sweeps_dir == SWEEPS_DIR else f" --sweeps-dir {shlex.quote(str(sweeps_dir))}"
+    print(what_next(name, job, more))
 
 
 def _conclude(outcome: "Outcome") -> None:

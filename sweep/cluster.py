@@ -2,9 +2,11 @@
 
 import contextlib
 import functools
+import importlib
 import logging
 import os
 import re
+import secrets
 import signal
 import socket
 from collections.abc import Iterator
@@ -12,10 +14,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private import node, services, utils, worker
+from ray._private import node, ray_constants, services, utils, worker
+from ray.tune.execution import class_cache
 
+from sweep.access import check_access, refuse_password
 from sweep.errors import CommandError
-from sweep.halt import Interrupted, unwrapped
+from sweep.halt import Interrupted, say, unwrapped
 from sweep.slots import this_machine
 
 # Read by Ray when it starts. A process without a GPU share must see no GPU; Tune's own loggers and
@@ -28,17 +32,30 @@ _RAY_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
+# Tune would send these to the workers in their runtime environment, which Ray logs.
+_SECRETS_SENT = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"),
+)
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """A connection to the cluster at `address` or RAY_ADDRESS, or to a new one of this machine."""
+def connected(address: str | None, *, insecure: bool = False) -> Iterator[None]:
+    """A connection to the cluster at `address` or RAY_ADDRESS, or to a new one of this machine.
+
+    A cluster that other machines reach must ask for a token, or the risk is taken as `insecure`.
+    """
     os.environ.update(_RAY_ENVIRONMENT)
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_SECRETS_SENT)
     address = chosen(address)
     check_address(address)
+    alone = _alone() if address == "local" else contextlib.nullcontext()
     try:
-        knock(address)
-        with unwrapped(), _left_to_us(), _few_processes():
+        if address != "local":
+            address = found_address(address)
+            knock(address)
+            check_access(address, insecure=insecure, warn=say)
+        with unwrapped(), _left_to_us(), _few_processes(), alone:
+            _heed_environment()
             ray.init(
                 address=address,
                 include_dashboard=False if address == "local" else None,
@@ -46,6 +63,8 @@ def connected(address: str | None) -> Iterator[None]:
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
+    except CommandError:
+        raise
     except Exception as error:  # Ray raises bare ones, as where it is too slow to start
         raise CommandError(
             f"no Ray cluster answers at {address}: {error}\n"
@@ -68,6 +87,41 @@ def connected(address: str | None) -> Iterator[None]:
 def chosen(address: str | None) -> str:
     """The address of a command's cluster; "local" for one of its own."""
     return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Around the start of a cluster of this machine's own: closed to all others.
+
+    It listens on loopback alone, and asks for a token that stands in the environment of its own
+    processes and nowhere else; Ray would listen to the whole network, and write a token into a file
+    that everyone may read. Ray's name for the switch to loopback speaks of other systems.
+    """
+    changed = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+    }
+    before = {name: os.environ.get(name) for name in changed}
+    several = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ.update(changed)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = several
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _heed_environment() -> None:
+    """Let Ray read from the environment again whether there is a token, and which."""
+    raylet = importlib.import_module("ray._raylet")  # compiled, so that no type is known of it
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def disconnect() -> None:
@@ -148,12 +202,20 @@ def _few_processes() -> Iterator[None]:
 
 def check_address(address: str) -> None:
     """Raise CommandError unless a driver can run a sweep at such an address."""
+    refuse_password(address)
     if address not in ("local", "auto") and not re.fullmatch(r"[^/\s]+:\d{1,5}", address):
         raise CommandError(
             f"an address must be HOST:PORT, auto or local, but got {address}; for a cluster with "
             "a ray:// address, run sweep on one of its nodes, with --address auto",
             exit_code=2,
         )
+
+
+def found_address(address: str) -> str:
+    """The `host:port` of a cluster's head; for `auto` the one that runs on this machine."""
+    if address != "auto":
+        return address
+    return services.canonicalize_bootstrap_address_or_die(address)
 
 
 def knock(address: str) -> None:

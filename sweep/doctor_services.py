@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,8 +75,8 @@ def _shown(uri: str) -> str:
     return _hidden(uri, uri).partition("?")[0]
 
 
-def check_ray(address: str) -> Check:
-    """Whether Ray starts, and with an address whether somebody answers there."""
+def check_ray(address: str, *, insecure: bool = False) -> Check:
+    """Whether Ray starts, and with an address whether a cluster answers there, closed to others."""
     try:
         version = _ask(_IMPORT_RAY, limit_s=_IMPORT_S)
     except _Refusal as refusal:
@@ -84,31 +85,35 @@ def check_ray(address: str) -> Check:
     if address == "local":
         return Check("ray", "ok", f"Ray {version}; a launch starts it here")
     shown = without_password(address)
+    risks: list[str] = []
     try:
-        _knock_at(address)
+        _knock_at(address, insecure, risks.append)
     except CommandError as error:
         text, _, way_out = str(error).partition("; ")
-        return Check("ray", "bad", without_password(text), way_out)
+        return Check("ray", "bad", without_password(text), way_out, remote=error.exit_code == 5)
     except (OSError, ValueError, OverflowError) as error:
         text = f"no Ray cluster answers at {shown}: {_reason(error)}"
         way_out = "start it with `ray start --head`, or leave --address and RAY_ADDRESS out"
         return Check("ray", "bad", text, way_out, remote=True)
+    if risks:
+        return Check("ray", "warning", f"Ray {version}", risks[0])
     return Check("ray", "ok", f"Ray {version}; somebody answers at {shown}")
 
 
-def _knock_at(address: str) -> None:
-    from ray._private.services import canonicalize_bootstrap_address_or_die
-
-    from sweep.cluster import check_address, knock
+def _knock_at(address: str, insecure: bool, warn: Callable[[str], None]) -> None:
+    from sweep.access import check_access
+    from sweep.cluster import check_address, found_address, knock
 
     check_address(address)
-    knock(canonicalize_bootstrap_address_or_die(address) if address == "auto" else address)
+    address = found_address(address)
+    knock(address)
+    check_access(address, insecure=insecure, warn=warn)
 
 
-def check_nodes(address: str) -> Check:
+def check_nodes(address: str, *, insecure: bool = False) -> Check:
     """The nodes of a cluster: their versions, and their GPUs as Ray and as JAX there see them."""
     try:
-        _knock_at(address)
+        _knock_at(address, insecure, lambda risk: None)
     except (CommandError, OSError, ValueError, OverflowError):
         return Check("nodes", "warning", "the nodes were not asked, for no cluster answers")
     way_out = "give every node the packages of the lock file, and the CUDA support where GPUs are"

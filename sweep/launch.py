@@ -61,6 +61,7 @@ def launch(
     directory: Path,
     *,
     address: str | None = None,
+    insecure: bool = False,
     storage: str | None = None,
     manual_dir: Path | None = None,
     show: Show = lambda ledger: None,
@@ -70,7 +71,7 @@ def launch(
         name.enter_context(launching(directory))
         dataset = load_data(config, manual_dir)
         pickled_functions(config)  # or it is refused before anything is made
-        with connected(address):
+        with connected(address, insecure=insecure):
             slots = _ready(config, directory, address)
             create_ledger(
                 directory,
@@ -91,6 +92,7 @@ def resume(
     budget: Mapping[str, float],
     takeover: bool = False,
     address: str | None = None,
+    insecure: bool = False,
     manual_dir: Path | None = None,
     show: Show,
 ) -> Outcome:
@@ -106,7 +108,7 @@ def resume(
         ledger.set_state("running")  # so that it is told of what others ask for from here on
         check_sources(ledger.config, directory)
         dataset = _same_data(ledger, manual_dir)
-        with connected(address):
+        with connected(address, insecure=insecure):
             slots = _ready(ledger.config, directory, address)
             return _run(ledger, halt, show, lambda tend: _tune(ledger, dataset, slots, tend))
 

@@ -13,6 +13,8 @@ from sweep.completion import files_and_presets, names_of_sweeps
 from sweep.errors import CommandError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
     from search_spaces import SweepConfig
@@ -41,6 +43,12 @@ ManualDir = Annotated[
 Address = Annotated[
     str | None, typer.Option(help="The Ray cluster to run on (default: RAY_ADDRESS, or here).")
 ]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Leave it to the cluster as a job, and return at once.")
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Run on a cluster that anyone who reaches it may use.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SWEEPS_DIR = Path("sweeps")
 
@@ -56,6 +64,16 @@ def load_file(file: str, overrides: list[str] | None) -> "SweepConfig":
         hint = f"did you mean {near[0]}?" if near else f"presets are {', '.join(presets())}"
         raise CommandError(f"there is no file and no preset {file}; {hint}", exit_code=2)
     return load_config(preset or path, overrides or (), samples=20)
+
+
+def again(options: "Mapping[str, object]") -> list[str]:
+    """The words that give options once more: not those that are None or False; paths absolute."""
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    words: list[str] = []
+    for name, value in given.items():
+        path = value.resolve() if isinstance(value, Path) else value
+        words += [name] if value is True else [name, str(path)]
+    return words
 
 
 def sweep_directory(name: str, sweeps_dir: Path) -> Path:

@@ -25,8 +25,8 @@ ALLOWED = {
     },
     "search_spaces": {"numpy", "pydantic", "pydantic_core", "ruamel", "trainers"},
     "sweep": {
-        *("matplotlib", "mlflow", "numpy", "optuna", "packaging", "pandas", "plotly", "pyarrow"),
-        *("jax", "ray", "rich", "search_spaces", "sqlalchemy", "trainers", "typer"),
+        *("grpc", "matplotlib", "mlflow", "numpy", "optuna", "packaging", "pandas", "plotly"),
+        *("jax", "pyarrow", "ray", "rich", "search_spaces", "sqlalchemy", "trainers", "typer"),
     },
 }
 

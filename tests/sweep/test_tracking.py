@@ -23,7 +23,7 @@ from sweep.delivery import TrialDelivery
 from sweep.directory import open_ledger
 from sweep.files import locked
 from sweep.projection import applied_curve, best_points, curve_points, trial_tags
-from sweep.records import SweepRecord, TrialRecord
+from sweep.records import SweepRecord
 from sweep.tracking import connect, deliver
 from tests.tracked import (
     CONFIG,

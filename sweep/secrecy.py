@@ -1,0 +1,46 @@
+"""Where secrets may be: the environment, and files that their owner alone can read."""
+
+import stat
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sweep.errors import CommandError
+
+
+def read_secret(path: Path) -> str:
+    """What a secret's file holds, without the space around it.
+
+    Raises CommandError for a file that others than its owner may read or write, or that cannot be
+    read.
+    """
+    check_private(path)
+    try:
+        return path.read_text().strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it holds no text"
+        raise CommandError(f"{path} must be readable, but: {reason}", exit_code=2) from None
+
+
+def check_private(path: Path) -> None:
+    """Raise CommandError for a file that others than its owner may read or write."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        raise CommandError(f"{path} must be readable, but: {error.strerror}", exit_code=2) from None
+    if mode & 0o077:
+        raise CommandError(
+            f"{path} holds a secret, so its mode must be 0600, but got {mode:04o}; "
+            f"chmod 600 {path}",
+            exit_code=2,
+        )
+
+
+def has_password(uri: str) -> bool:
+    """Whether an address carries a password, or a user that may be a token."""
+    try:
+        parts = urlsplit(uri)
+        return parts.password is not None or (
+            parts.scheme in ("http", "https") and parts.username is not None
+        )
+    except ValueError:  # a password may hold what no address can
+        return "@" in uri

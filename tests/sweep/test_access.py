@@ -1,0 +1,177 @@
+"""Which Ray clusters a sweep runs on, and which files may hold a secret."""
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from sweep.access import check_access, cluster_token, is_loopback
+from sweep.errors import CommandError
+from sweep.secrecy import has_password
+from tests.sweep.test_cli import refused
+
+TOKEN = "t0p" * 12
+HERE = "192.0.2.1:6379"  # of a network that documents may use, and nobody else
+
+
+@contextlib.contextmanager
+def head(token: str | None) -> Iterator[str]:
+    """What answers as the head of a cluster does; with a token, only to who sends it."""
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        sent = dict(context.invocation_metadata()).get("authorization")
+        if token is not None and sent != f"Bearer {token}":
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+        return b""
+
+    service = grpc.method_handlers_generic_handler(
+        "ray.rpc.NodeInfoGcsService",
+        {"GetClusterId": grpc.unary_unary_rpc_method_handler(answer)},
+    )
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[service])
+    port = server.add_insecure_port("0.0.0.0:0")
+    server.start()
+    try:
+        yield f"0.0.0.0:{port}"  # it leads here, but is no loopback address
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a token."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def answer(address: str, *, insecure: bool = False) -> tuple[str, list[str]]:
+    """Why a cluster is refused, or "", and what was warned of."""
+    warned: list[str] = []
+    said = ""
+    try:
+        check_access(address, insecure=insecure, warn=warned.append)
+    except CommandError as error:
+        said = f"{error.exit_code} {error}"
+    assert TOKEN not in said
+    return said, warned
+
+
+def with_token(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+
+
+def test_a_closed_cluster_takes_its_token_alone(monkeypatch: pytest.MonkeyPatch):
+    with head(TOKEN) as address:
+        assert "nothing here says which token the cluster asks for" in answer(address)[0]
+        with_token(monkeypatch, "another")
+        assert answer(address)[0].startswith("2 the token must be the one of the cluster at")
+        with_token(monkeypatch, TOKEN)
+        assert answer(address) == ("", [])
+
+
+def test_an_open_cluster_is_refused_even_with_a_token(monkeypatch: pytest.MonkeyPatch):
+    with_token(monkeypatch, TOKEN)
+    with head(None) as address:
+        said, _ = answer(address)
+        assert said.startswith("2 a cluster that other machines reach must ask for a token, but ")
+        assert "this cluster asks for none" in said
+        assert said.endswith("or take the risk with --insecure")
+        said, warned = answer(address, insecure=True)
+    assert said == ""
+    assert warned == [
+        f"--insecure: whoever reaches {address} can run code on the cluster as its user, and read "
+        "what this sweep sends there"
+    ]
+
+
+def test_a_cluster_of_this_machine_alone_may_be_open():
+    assert answer("127.0.0.1:6379") == ("", [])
+    assert answer("localhost:6379") == ("", [])
+
+
+def test_a_token_that_is_set_counts_only_with_the_mode(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    assert cluster_token() is None
+    assert "nothing here says which token" in answer(HERE)[0]
+
+
+def test_nobody_who_answers(monkeypatch: pytest.MonkeyPatch):
+    with_token(monkeypatch, TOKEN)
+    with head(None) as address:
+        pass
+    assert answer(address)[0].startswith(f"5 no Ray cluster answers at {address}: ")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_token_file_that_others_may_read_is_refused(
+    named: bool, home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = home / "token" if named else home / ".ray" / "auth_token"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{TOKEN}\n")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    if named:
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    for mode in (0o644, 0o640, 0o620):
+        path.chmod(mode)
+        said = f"2 {path} holds a secret, so its mode must be 0600, but got {mode:04o}; "
+        assert answer(HERE)[0] == f"{said}chmod 600 {path}"
+    path.chmod(0o600)
+    assert cluster_token() == TOKEN
+
+
+def test_a_token_file_that_is_not_there(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert cluster_token() is None
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / "none"))
+    assert answer(HERE)[0] == f"2 {home}/none must be readable, but: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("localhost", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("192.0.2.1", False),
+        ("no-such-host.invalid", False),
+    ],
+)
+def test_which_hosts_are_this_machine_alone(host: str, alone: bool):
+    assert is_loopback(host) == alone
+
+
+@pytest.mark.parametrize(
+    ("uri", "has"),
+    [
+        ("http://ada:canary@host:5000", True),
+        ("http://canary@host", True),
+        ("postgresql://ada@host/db", False),
+        ("postgresql://ada:canary@host/db", True),
+        ("http://ada:can[ary@host", True),
+        ("http://host/@", False),
+        ("sqlite:////folder/a@b.db", False),
+    ],
+)
+def test_which_addresses_carry_a_password(uri: str, has: bool):
+    assert has_password(uri) == has
+
+
+@pytest.mark.parametrize("variable", [True, False])
+def test_a_password_in_an_address_is_refused_and_not_printed(variable: bool, tmp_path: Path):
+    command = ["launch", "quickstart"]
+    if variable:
+        said = refused(tmp_path, *command, code=2, RAY_ADDRESS="ray://ada:canary@host:10001")
+    else:
+        said = refused(tmp_path, *command, "--address", "ada:canary@host:6379", code=2)
+    assert "an address must hold no user and no password" in said
+    assert "canary" not in said
+    assert not (tmp_path / "sweeps" / "quickstart").exists()
