@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweep.cli_files import check, preview, schedules, train
-from sweep.cli_sweeps import best, export, list_sweeps, status, ui
+from sweep.cli_sweeps import best, export, list_sweeps, status
+from sweep.cli_ui import ui
 from sweep.errors import CommandError
 from sweep.halt import Interrupted, interrupt, say, set_handlers
 from sweep.options import (

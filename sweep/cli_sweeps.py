@@ -1,4 +1,4 @@
-"""Commands that look at sweeps: ls, status, best, export, ui."""
+"""Commands that look at sweeps: ls, status, best, export."""
 
 import json
 import sys
@@ -110,17 +110,6 @@ def export(
         print(f"wrote {output}; train it with: sweep train {output}", file=sys.stderr)
     else:
         sys.stdout.write(text)
-
-
-def ui(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Open on a sweep.")] = None,
-    port: Annotated[int, typer.Option(help="0: any free port.")] = 5000,
-    sweeps_dir: SweepsDir = SWEEPS_DIR,
-) -> None:
-    """Start the MLflow UI on this machine's loopback address."""
-    from sweep.ui import serve
-
-    serve(sweeps_dir, None if name is None else sweep_directory(name, sweeps_dir), port)
 
 
 def _delivery_text(trials: int, epochs: int, error: str | None) -> str:
