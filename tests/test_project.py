@@ -25,7 +25,7 @@ ALLOWED = {
     },
     "search_spaces": {"numpy", "pydantic", "pydantic_core", "ruamel", "trainers"},
     "sweep": {
-        *("matplotlib", "mlflow", "numpy", "optuna", "packaging", "ray", "rich", "typer"),
+        *("matplotlib", "mlflow", "numpy", "optuna", "packaging", "plotly", "ray", "rich", "typer"),
         *("jax", "search_spaces", "trainers"),
     },
 }
