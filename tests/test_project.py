@@ -26,7 +26,7 @@ ALLOWED = {
     "search_spaces": {"numpy", "pydantic", "pydantic_core", "ruamel", "trainers"},
     "sweep": {
         *("matplotlib", "mlflow", "numpy", "optuna", "packaging", "plotly", "ray", "rich", "typer"),
-        *("jax", "search_spaces", "trainers"),
+        *("jax", "pandas", "search_spaces", "trainers"),
     },
 }
 
