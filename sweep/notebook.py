@@ -48,7 +48,7 @@ class Sweep(NamedTuple):
         The value is the sweep's metric after the last epoch, NaN if there is none; so is a
         parameter that the trial's family does not have.
         """
-        import pandas
+        import pandas as pd
 
         sweep, trials = read_sweep(self.directory)
         rows = [
@@ -63,7 +63,7 @@ class Sweep(NamedTuple):
             for trial in trials
         ]
         columns = None if rows else ["number", "state", "value", "epochs", "seconds"]
-        return pandas.DataFrame(rows, columns=columns)
+        return pd.DataFrame(rows, columns=columns)
 
     def best(self) -> dict[str, Any]:
         """The best complete trial, as in `sweep best --json`; CommandError if there is none."""
@@ -156,24 +156,23 @@ def _follow(command: Sequence[str]) -> tuple[int, str]:
     It has a session of its own: an interrupt, which a notebook sends to all processes of a group,
     must reach it once, as a second one ends it at once.
     """
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-    )
-    try:
-        return _print_all(process)
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)  # its running epochs finish
-        _print_all(process)
-        raise
-    finally:
-        if process.poll() is None:  # interrupted once more
-            process.send_signal(signal.SIGINT)
-            process.wait()
+    ) as process:
+        try:
+            return _print_all(process)
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)  # its running epochs finish
+            _print_all(process)
+            raise
+        finally:
+            if process.poll() is None:  # interrupted once more
+                process.send_signal(signal.SIGINT)
 
 
 def _print_all(process: "subprocess.Popen[str]") -> tuple[int, str]:

@@ -77,7 +77,7 @@ def test_trials_are_a_table_with_a_column_for_each_parameter(launched: Sweep) ->
     assert list(table["epochs"]) == [len(trial.reports) for trial in trials]
     assert table["value"][0] == trials[0].value
     assert np.isnan(table["value"][1])
-    assert (table["seconds"] > 0).all()
+    assert table["seconds"].min() > 0
     assert list(table["peak_lr"]) == [0.1, 1e20, 0.01]
     assert list(table["final_fraction"].isna()) == [False, True, True]
 
