@@ -50,9 +50,12 @@ def status(name: Name, sweeps_dir: SweepsDir = SWEEPS_DIR, as_json: Json = False
     late_trials, late_epochs = undelivered(held, trials)
     if as_json:
         delivery = {"trials": late_trials, "epochs": late_epochs, "error": held.error}
+        delivery |= {"pictures": held.pictures}
         return print_json(summary(sweep, trials) | {"undelivered": delivery})
     console_for().print(headline(sweep, trials), soft_wrap=True)
     print(f"{sweep.state}; MLflow: {_delivery_text(late_trials, late_epochs, held.error)}")
+    if held.pictures:
+        print(f"the pictures in MLflow could not be drawn: {held.pictures}")
     for trial in trials:
         if trial.damage:
             print(f"trial {trial.number} has lost figures of its epochs: {trial.damage}")

@@ -1,6 +1,7 @@
 """Where a sweep's records are delivered, and how far that has come; imports no MLflow."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -47,6 +48,14 @@ class Parent(NamedTuple):
     board: str = ""  # the leaderboard uploaded by this process
     best: int | None = None  # the best trial on it
     uploaded_s: float = 0.0  # monotonic clock
+    described_s: float = -math.inf  # when the description was last told; monotonic clock
+
+
+class Drawing(NamedTuple):
+    """When a sweep's pictures are drawn again, and whether the last drawing went well."""
+
+    due_s: float = math.inf  # monotonic clock; a sweep that is over does not wait for it
+    trouble: str | None = None  # why they could not be drawn
 
 
 class Destination(NamedTuple):
@@ -57,6 +66,7 @@ class Destination(NamedTuple):
     parent: Parent
     trials: Mapping[int, TrialDelivery]
     refusals: tuple[str, ...] = ()  # what the server answered but did not accept, in this pass
+    drawing: Drawing = Drawing()
 
 
 class Status(NamedTuple):
@@ -70,6 +80,7 @@ class Status(NamedTuple):
     error: str | None = None
     updated_ms: int = 0
     trials: Mapping[int, TrialDelivery] = {}
+    pictures: str | None = None  # why they could not be drawn; the rest is delivered all the same
 
 
 class Shipper:
@@ -164,6 +175,12 @@ def absolute_uri(uri: str) -> str:
 def without_password(text: str) -> str:
     """An address, or a text with addresses, without the user and password they may carry."""
     return re.sub(r"://[^/\s]*@", "://", text)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's kind and text, short enough for a status line, and fit to be shown."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {without_password(lines[0])[:500]}"
 
 
 def undelivered(status: Status, trials: "Sequence[TrialRecord]") -> tuple[int, int]:

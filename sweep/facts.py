@@ -1,16 +1,19 @@
 """What a sweep ran with: who, where, which code, which versions."""
 
+import contextlib
 import getpass
 import os
 import platform
 import subprocess
 import uuid
 from importlib.metadata import version
+from pathlib import Path
 
 from search_spaces import SweepConfig, config_sha256
 from trainers.data import Dataset
 
 _PACKAGES = ("jax", "jaxlib", "optax", "numpy", "ray", "optuna", "mlflow")
+_GIB = 1024**3
 
 
 def sweep_facts(config: SweepConfig, dataset: Dataset) -> dict[str, str]:
@@ -24,11 +27,32 @@ def sweep_facts(config: SweepConfig, dataset: Dataset) -> dict[str, str]:
         "user": _user(),
         "host": platform.node(),
         "python": platform.python_version(),
+        **_hardware(),
         "sweep_version": version("sweep"),
     }
     if commit:
         facts |= {"git_commit": commit, "git_dirty": str(bool(_git("status", "--porcelain")))}
     return facts | {f"{package}_version": version(package) for package in _PACKAGES}
+
+
+def _hardware() -> dict[str, str]:
+    """The machine that a sweep is launched on; its workers tell of their own devices."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
+    return {
+        "os": platform.platform(),
+        "cpu": _cpu_model(),
+        "cpu_count": str(os.cpu_count()),
+        "memory_gib": f"{memory:.1f}",
+    }
+
+
+def _cpu_model() -> str:
+    """What the processor calls itself, else its architecture."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def _user() -> str:

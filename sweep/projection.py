@@ -7,7 +7,7 @@ import getpass
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from search_spaces import SweepConfig
 from sweep.curves import thin_curve
 from sweep.records import SweepRecord, TrialRecord
-from sweep.results import best_trial, leaderboard, shown_state, trial_name
+from sweep.results import leaderboard, shown_state, trial_name
 from trainers.schedules import learning_rate_curve, momentum_curve, plateau_rule
 
 EPOCH_METRICS = ("train_loss", "val_loss", "val_accuracy")
@@ -144,7 +144,8 @@ def trial_tags(sweep: SweepRecord, trial: TrialRecord, curve: AppliedCurve) -> d
     if trial.state == "diverged":
         tags["diverged_epoch"] = str(_diverged_epoch(trial))
     worker = trial.reports[-1].get("worker", {}) if trial.reports else {}
-    return tags | {f"worker.{key}": str(value) for key, value in worker.items()}
+    known = {key: value for key, value in worker.items() if value not in ("", None, [])}
+    return tags | {f"worker.{key}": _listed(value) for key, value in known.items()}
 
 
 def parameters(values: Mapping[str, Any]) -> dict[str, str]:
@@ -165,8 +166,8 @@ def sweep_parameters(config: SweepConfig) -> dict[str, str]:
     )
 
 
-def parent_tags(sweep: SweepRecord, trials: list[TrialRecord]) -> dict[str, str]:
-    """All tags of a sweep's parent run."""
+def parent_tags(sweep: SweepRecord) -> dict[str, str]:
+    """The tags of a sweep's parent run, but for its description and what its files are of."""
     elsewhere = ("sweep_id", "user", "git_commit")
     facts = {f"sweep.{key}": v for key, v in sweep.facts.items() if key not in elsewhere and v}
     return (
@@ -176,27 +177,9 @@ def parent_tags(sweep: SweepRecord, trials: list[TrialRecord]) -> dict[str, str]
             "sweep.kind": "parent",
             "sweep.name": sweep.name,
             "sweep.state": sweep.state,
-            "mlflow.note.content": note(sweep, trials),
             "mlflow.loggedArtifacts": json.dumps([{"path": "leaderboard.json", "type": "table"}]),
         }
     )
-
-
-def note(sweep: SweepRecord, trials: list[TrialRecord]) -> str:
-    """The parent run's description in markdown: counts, the best trial, what to do next."""
-    states = [shown_state(sweep, trial) for trial in trials]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in RUN_STATUS if state in states)
-    lines = [sweep.config.description[:2000], f"**{len(trials)} trials**: {counts or 'none yet'}"]
-    best = best_trial(sweep.config, trials)
-    if best is not None:
-        lines.append(f"**Best**: `{trial_name(best)}`, {sweep.config.search.metric} {best.value!r}")
-        rows = [f"| {key} | `{value}` |" for key, value in parameters(best.parameters).items()]
-        lines.append("\n".join(["| parameter | value |", "|---|---|", *rows])[:4000])
-    commands = [f"sweep export {sweep.name} -o best.yaml"] if best is not None else []
-    if sweep.state in ("interrupted", "paused"):
-        commands.append(f"sweep resume {sweep.name}")
-    lines += ["```\n" + "\n".join(commands) + "\n```"] if commands else []
-    return "\n\n".join(line for line in lines if line)
 
 
 def best_points(config: SweepConfig, trials: list[TrialRecord]) -> list[Point]:
@@ -215,7 +198,7 @@ def best_points(config: SweepConfig, trials: list[TrialRecord]) -> list[Point]:
     return points
 
 
-def leaderboard_table(sweep: SweepRecord, trials: list[TrialRecord]) -> str:
+def leaderboard_table(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str:
     """The trials as a table that the MLflow UI previews (pandas, orient "split"), best first."""
     ordered = leaderboard(sweep.config, trials)
     ordered += [trial for trial in trials if trial.value is None]
@@ -257,6 +240,10 @@ def _diverged_epoch(trial: TrialRecord) -> int:
     """The first epoch whose loss is not finite; the one after the last reported if none is."""
     diverged = (report["epoch"] for report in trial.reports if report["diverged"])
     return next(diverged, len(trial.reports) + 1)
+
+
+def _listed(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _brief(message: str) -> str:

@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 
 from sweep import delivery
-from sweep.delivery import Destination, Status
+from sweep.delivery import Destination, Drawing, Status
 from sweep.directory import open_ledger
 from sweep.files import locked
 from sweep.lease import current_holder, latest_number
+from sweep.pictures import FIRST_S
 from sweep.records import SweepRecord, TrialRecord
 
 Connect = Callable[[SweepRecord], Destination]
@@ -121,6 +122,7 @@ def passes(
     ledger = destination = None
     status = delivery.read_status(directory)
     trials: list[TrialRecord] = []
+    drawing = Drawing(due_s=time.monotonic() + FIRST_S)
     while True:
         error = None
         try:
@@ -129,14 +131,14 @@ def passes(
             if driver_gone and sweep.state == "running":
                 sweep = sweep._replace(state="interrupted")
             status = status._replace(uri=delivery.without_password(sweep.tracking_uri))
-            destination = destination or connect(sweep)
+            destination = destination or connect(sweep)._replace(drawing=drawing)
             for sent in deliver(destination, sweep, trials):
-                destination = sent
+                destination, drawing = sent, sent.drawing
                 if stopped():
                     raise InterruptedError("stopped before everything was delivered")
             error = "; ".join(destination.refusals) or None
         except Exception as trouble:  # of any kind: a sweep must not lose its shipper
-            error = one_line(trouble)
+            error = delivery.one_line(trouble)
         status = advanced(status, destination, trials, error)
         if error is not None:
             ledger = destination = None
@@ -155,6 +157,7 @@ def advanced(
             experiment_id=destination.experiment_id,
             parent_run_id=destination.parent.run_id,
             trials=destination.trials,
+            pictures=destination.drawing.trouble,
         )
     late, epochs = delivery.undelivered(status, trials)
     return status._replace(undelivered_trials=late, undelivered_epochs=epochs, error=error)
@@ -185,9 +188,3 @@ def input_ends(seconds: float, stopped: Callable[[], bool]) -> bool:
         if left <= 0:
             return False
     return True
-
-
-def one_line(error: BaseException) -> str:
-    """An error's kind and text, short enough for a status line, and fit to be shown."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {delivery.without_password(lines[0])[:500]}"

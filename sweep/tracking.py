@@ -11,26 +11,26 @@ import contextlib
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweep import delivery, projection, shipping
+from sweep.artifacts import deliver_checkpoint, deliver_leaderboard, deliver_pictures, upload
 from sweep.curves import draw_curve
 from sweep.delivery import Destination, Parent, TrialDelivery
+from sweep.description import description
 from sweep.files import locked
 from sweep.projection import RUN_STATUS, Point
 from sweep.records import SweepRecord, TrialRecord
-from sweep.results import best_config_yaml, best_trial, shown_state, trial_name
+from sweep.results import shown_state, trial_name
 from trainers.crashes import reach
 
 if TYPE_CHECKING:  # MLflow reads its environment when it is imported, so connect() does it
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-LEADERBOARD_S = 10.0  # between two uploads of the leaderboard
+DESCRIPTION_S = 10.0  # between two descriptions of a sweep that runs
 # Without it the UI opens an experiment on its pages for language models.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -121,15 +121,15 @@ def held_of(run: "Run") -> TrialDelivery:
 
 def create_parent(client: "MlflowClient", experiment_id: str, sweep: SweepRecord) -> "Run":
     """The sweep's new parent run."""
-    tags = projection.parent_tags(sweep, [])
+    tags = projection.parent_tags(sweep)
     reach("create parent run")
     run = client.create_run(experiment_id, sweep.created_ms, tags, run_name=sweep.name)
     reach("created parent run")
     return run
 
 
-def log_dataset(client: "MlflowClient", parent_run_id: str, sweep: SweepRecord) -> None:
-    """Tells the parent run its dataset; told again, it stays one."""
+def log_dataset(client: "MlflowClient", run_id: str, sweep: SweepRecord) -> None:
+    """Tells a run its dataset; told again, it stays one."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     if digest := sweep.facts.get("dataset_digest"):
@@ -137,7 +137,7 @@ def log_dataset(client: "MlflowClient", parent_run_id: str, sweep: SweepRecord) 
         dataset = Dataset(name, digest[:36], source_type="local", source=name)
         used = DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
         reach("log dataset")
-        client.log_inputs(parent_run_id, [used])
+        client.log_inputs(run_id, [used])
         reach("logged dataset")
 
 
@@ -160,13 +160,15 @@ def deliver(
         except MlflowException as error:
             if not 400 <= error.get_http_status_code() < 429:
                 raise
-            refusal = f"trial {trial.number}: {shipping.one_line(error)}"
+            refusal = f"trial {trial.number}: {delivery.one_line(error)}"
             destination = destination._replace(refusals=(*destination.refusals, refusal))
         else:
             destination = destination._replace(trials={**destination.trials, trial.number: sent})
         yield destination
     parent = deliver_parent(destination.client, destination.parent, sweep, trials)
-    yield destination._replace(parent=parent)
+    destination = deliver_checkpoint(destination._replace(parent=parent), sweep, trials)
+    yield destination
+    yield from deliver_pictures(destination, sweep, trials)
 
 
 def is_current(held: TrialDelivery, sweep: SweepRecord, trial: TrialRecord) -> bool:
@@ -187,9 +189,11 @@ def deliver_trial(
         reach("create trial run")
         run = client.create_run(experiment_id, trial.started_ms, tags, run_name=name)
         reach("created trial run")
-        held = TrialDelivery(run.info.run_id, 0, "running")
+        held = TrialDelivery(run.info.run_id, 0, "")
     elif state == "running" and held.state != "running":
         client.update_run(held.run_id, status="RUNNING")
+    if not held.state:  # its tags come after the dataset
+        log_dataset(client, held.run_id, sweep)
     curve = projection.applied_curve(sweep, trial)
     after = held.epochs if held.state else 0
     points = projection.curve_points(sweep, trial, curve, after_epoch=after)
@@ -231,12 +235,15 @@ def deliver_parent(
 ) -> Parent:
     """Sends what the parent run lacks."""
     points = projection.best_points(sweep.config, trials)
-    wanted = projection.parent_tags(sweep, trials)
+    wanted = projection.parent_tags(sweep)
+    if sweep.state != "running" or time.monotonic() - held.described_s >= DESCRIPTION_S:
+        wanted["mlflow.note.content"] = description(sweep, trials)
+        held = held._replace(described_s=time.monotonic())
     tags = {key: value for key, value in wanted.items() if held.tags.get(key) != value}
     fixed = projection.sweep_parameters(sweep.config)
     missing = {key: value for key, value in fixed.items() if key not in held.parameters}
     log(client, held.run_id, points[held.points :], missing, tags)
-    held = held._replace(points=len(points), tags=wanted, parameters=fixed)
+    held = held._replace(points=len(points), tags={**held.tags, **wanted}, parameters=fixed)
     held = deliver_leaderboard(client, held, sweep, trials)
     status = RUN_STATUS[sweep.state]
     if status == held.status:
@@ -249,25 +256,6 @@ def deliver_parent(
         client.set_terminated(held.run_id, status, ended)
         reach("ended parent run")
     return held._replace(status=status)
-
-
-def deliver_leaderboard(
-    client: "MlflowClient", held: Parent, sweep: SweepRecord, trials: list[TrialRecord]
-) -> Parent:
-    """Uploads config, leaderboard and best config: when the best changes, and at the end."""
-    best = best_trial(sweep.config, trials)
-    number = None if best is None else best.number
-    rested = time.monotonic() - held.uploaded_s >= LEADERBOARD_S
-    due = not held.board or (number != held.best and rested) or sweep.state != "running"
-    board = projection.leaderboard_table(sweep, trials) if due else held.board
-    if board == held.board:
-        return held
-    config = (sweep.directory / "config.yaml").read_bytes()
-    files = {"config.yaml": config, "leaderboard.json": board.encode()}
-    if best is not None:
-        files["best.yaml"] = best_config_yaml(sweep, best).encode()
-    upload(client, held.run_id, files)
-    return held._replace(board=board, best=number, uploaded_s=time.monotonic())
 
 
 def log(
@@ -290,16 +278,6 @@ def log(
         [RunTag(key, value) for key, value in tags.items()],
     )
     reach("logged batch")
-
-
-def upload(client: "MlflowClient", run_id: str, files: Mapping[str, bytes]) -> None:
-    """Stores files as artifacts of a run."""
-    with tempfile.TemporaryDirectory(prefix="sweep-artifacts-") as folder:
-        for name, content in files.items():
-            Path(folder, name).write_bytes(content)
-        reach("upload")
-        client.log_artifacts(run_id, folder)
-        reach("uploaded")
 
 
 if __name__ == "__main__":

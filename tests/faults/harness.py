@@ -23,11 +23,12 @@ from mlflow.entities import Run
 
 from sweep.directory import read_sweep
 from sweep.projection import RUN_STATUS, parameters
-from sweep.records import SweepRecord, TrialRecord
+from sweep.records import ENDED, SweepRecord, TrialRecord
 from sweep.results import best_config_yaml, best_trial
 
 COMPILED = tempfile.mkdtemp(prefix="sweep-jax-")
 atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+PICTURES = {"report.html", "atlas.html", "atlas.png"}
 SWEEP = str(Path(sys.executable).with_name("sweep"))
 FAMILIES = """
     constant: {peak_lr: {log_uniform: [1e-2, 0.3]}}
@@ -272,8 +273,9 @@ def assert_little_is_repeated(site: Site, incidents: int, *, in_order: bool) -> 
 def assert_projected(site: Site, sweep: SweepRecord, trials: list[TrialRecord]) -> None:
     """MLflow holds each trial once, with each epoch once, as the metric files hold it."""
     held = projected(site)
-    best = {"best.yaml"} if best_trial(sweep.config, trials) else set()
-    assert artifacts(site, held.parent) >= {"config.yaml", "leaderboard.json", *best}
+    best = best_trial(sweep.config, trials)
+    due = {"config.yaml", "environment.json", "leaderboard.json", *(["best.yaml"] if best else [])}
+    assert artifacts(site, held.parent) >= due | (PICTURES if sweep.state in ENDED else set())
     assert held.parent.info.status == RUN_STATUS[sweep.state]
     assert held.parent.data.tags["sweep.state"] == sweep.state
     assert sorted(held.trials) == [trial.number for trial in trials]
@@ -284,8 +286,11 @@ def assert_projected(site: Site, sweep: SweepRecord, trials: list[TrialRecord]) 
         assert run.data.params == parameters(trial.parameters)
         rates = held.histories[trial.number].get("learning_rate", {})
         assert max(rates, default=-1) == len(trial.reports) * sweep.steps_per_epoch - 1
-        due = "error.txt" if trial.state == "failed" else "learning_rate.png"
-        assert due in artifacts(site, run)
+        due = {"error.txt" if trial.state == "failed" else "learning_rate.png"}
+        due |= {"checkpoint"} if trial == best and sweep.state in ENDED else set()
+        assert artifacts(site, run) >= due
+        assert run.inputs is not None
+        assert [used.dataset.name for used in run.inputs.dataset_inputs] == ["digits"]
         for key in ("train_loss", "val_loss", "val_accuracy"):
             told = {
                 report["epoch"] * sweep.steps_per_epoch: report[key]

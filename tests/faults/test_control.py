@@ -62,7 +62,12 @@ def shown(here: Site) -> tuple[str, str, str]:
     status = json.loads(here.run("status", "faults", "--json"))
     (listed,) = json.loads(here.run("ls", "--json"))
     held = projected(here)
-    assert status["undelivered"] == {"trials": 0, "epochs": 0, "error": None}
+    assert status["undelivered"] == {
+        "trials": 0,
+        "epochs": 0,
+        "error": None,
+        "pictures": None,
+    }
     assert status["state"] == listed["state"] == held.parent.data.tags["sweep.state"]
     for trial in here.read()[1]:
         run = held.trials[trial.number]

@@ -23,6 +23,7 @@ from sweep.delivery import MLFLOW_ENVIRONMENT
 from sweep.directory import create_ledger, latest_driver, open_ledger
 from sweep.halt import Halt
 from sweep.lease import driving
+from sweep.metrics import checkpoint_path
 from sweep.naming import launching
 from sweep.records import TrialRecord
 from sweep.results import write_best
@@ -67,11 +68,13 @@ SHIPPER = (
     *("log dataset", "logged dataset", "create trial run", "created trial run", "log batch"),
     *("logged batch", "upload", "uploaded", "end trial run", "ended trial run"),
     *("end parent run", "ended parent run", "replace status.json", "replaced status.json"),
+    *("upload checkpoint", "uploaded checkpoint", "tag"),  # which tells that it was uploaded
+    *("draw", "drawn", "upload@2", "uploaded@2", "tagged"),  # the second upload is the pictures'
 )
 # Behind what there is but one of.
 ONCE = (
     *("created experiment", "created parent run", "logged dataset", "ended parent run"),
-    "replaced status.json",
+    *("replaced status.json", "tagged"),
 )
 MADE = "made"
 CONTROL = ("replace control", "replaced control")
@@ -369,6 +372,9 @@ def ended_sweep(here: Site) -> None:
                 number, {"epoch": epoch, "learning_rate_sha256": digest} | figures | facts
             )
         ledger.end(number, state, f"so it is {state}")
+        if state == "complete":
+            path = checkpoint_path(ledger.trials_directory, number)
+            path.write_bytes(b"what was trained")
     ledger.set_state("finished")
 
 

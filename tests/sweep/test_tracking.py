@@ -13,47 +13,40 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run
 
-from search_spaces import config_to_yaml, parse_config
+from search_spaces import parse_config
 from sweep import delivery
 from sweep.curves import thin_curve
 from sweep.delivery import TrialDelivery
-from sweep.directory import create_ledger, open_ledger
+from sweep.directory import open_ledger
 from sweep.files import locked
 from sweep.projection import applied_curve, best_points, curve_points
-from sweep.records import SweepRecord, TrialRecord
+from sweep.records import SweepRecord
 from sweep.tracking import connect, deliver
+from tests.tracked import (
+    CONFIG,
+    EPOCHS,
+    FACTS,
+    OUTCOMES,
+    STEPS,
+    all_outcomes,
+    artifact,
+    artifacts,
+    curve_of,
+    history,
+    make_ledger,
+    project,
+    runs_of,
+    space_of,
+    sweep_record,
+    trial_record,
+)
 from tests.tracking_server import free_port, serving
-from trainers.schedules import learning_rate_curve
 
 # MLflow itself uses a SQLAlchemy option that is to go.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
-
-STEPS, EPOCHS = 50, 4
-CONFIG = """
-version: 1
-name: tracked
-description: Which rate?
-data: {dataset: digits, validation_examples: 100}
-training: {model: cnn, optimizer: sgd, num_epochs: 4, batch_size: 64}
-space:
-  schedule:
-    constant: {peak_lr: {log_uniform: [1e-3, 1]}}
-    cosine_decay: {peak_lr: {log_uniform: [1e-3, 1]}}
-  momentum: {uniform: [0, 0.9]}
-search: {algorithm: random, num_trials: 4}
-"""
-FACTS = {
-    "user": "ada",
-    "git_commit": "0123456789abcdef",
-    "dataset_digest": "d" * 64,
-    "config_sha256": "c" * 64,
-    "jax_version": "0.10.2",
-}
 
 
 @pytest.fixture(scope="module")
@@ -79,90 +72,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-def sweep_record(folder: Path, uri: str, **changes: Any) -> SweepRecord:
-    config = parse_config(CONFIG)
-    (folder / "config.yaml").write_text(config_to_yaml(config))
-    facts = FACTS | {"sweep_id": uuid.uuid4().hex}
-    place = uri, config.tracking.experiment
-    record = SweepRecord("tracked-1", folder, config, "running", STEPS, 1_000_000, *place, facts)
-    return record._replace(**changes)
-
-
-def space_of(peak_lr: float, family: str = "cosine_decay") -> dict[str, Any]:
-    return {"schedule": {family: {"peak_lr": peak_lr}}, "momentum": 0.1 + 0.2}
-
-
-def curve_of(space: dict[str, Any], steps: int = STEPS) -> np.ndarray:
-    return learning_rate_curve(space, num_epochs=EPOCHS, steps_per_epoch=steps)
-
-
-def report_of(curve: np.ndarray, epoch: int, **changes: Any) -> dict[str, Any]:
-    steps = len(curve) // EPOCHS
-    row = curve[(epoch - 1) * steps : epoch * steps]
-    losses = {"train_loss": 1 / (2 + epoch), "val_loss": 1 / 3 / epoch, "val_accuracy": epoch / 7}
-    return {
-        "epoch": epoch,
-        **losses,
-        "learning_rate_sha256": hashlib.sha256(row.tobytes()).hexdigest(),
-        "diverged": False,
-        "seconds": 0.5,
-        "timestamp_ms": 2_000_000 + 1000 * epoch,
-        "worker": {"host": "node-1", "device": "cpu:0"},
-    } | changes
-
-
-def trial_record(
-    number: int,
-    state: str,
-    epochs: int = EPOCHS,
-    peak_lr: float = 0.3,
-    steps: int = STEPS,
-    **changes: Any,
-) -> TrialRecord:
-    space = space_of(peak_lr)
-    curve = curve_of(space, steps)
-    reports = tuple(report_of(curve, epoch) for epoch in range(1, epochs + 1))
-    record = TrialRecord(
-        number=number,
-        state=state,
-        space=space,
-        parameters={"schedule": "cosine_decay", "peak_lr": peak_lr, "momentum": 0.1 + 0.2},
-        reports=reports,
-        value=reports[-1]["val_accuracy"] if reports else None,
-        curve_sha256=hashlib.sha256(curve.tobytes()).hexdigest(),
-        started_ms=2_000_000 + number,
-        ended_ms=None if state == "running" else 2_100_000 + number,
-        message="",
-    )
-    return record._replace(**changes)
-
-
-def project(sweep: SweepRecord, trials: list[TrialRecord]) -> tuple[str, ...]:
-    """One whole delivery from nothing but the records; returns what was refused."""
-    *_, destination = deliver(connect(sweep), sweep, trials)
-    return destination.refusals
-
-
-def runs_of(sweep: SweepRecord) -> dict[int | None, Run]:
-    client = MlflowClient(sweep.tracking_uri)
-    experiment = client.get_experiment_by_name(sweep.config.tracking.experiment)
-    assert experiment is not None
-    query = f"tags.`sweep.id` = '{sweep.facts['sweep_id']}'"
-    runs = client.search_runs([experiment.experiment_id], query)
-    by_number: dict[int | None, Run] = {}
-    for run in runs:
-        number = run.data.tags.get("sweep.trial")
-        key = None if number is None else int(number)
-        assert key not in by_number, "two runs for one trial"
-        by_number[key] = run
-    return by_number
-
-
-def history(sweep: SweepRecord, run: Run, key: str) -> list[tuple[int, float, int]]:
-    points = MlflowClient(sweep.tracking_uri).get_metric_history(run.info.run_id, key)
-    return sorted((point.step, point.value, point.timestamp) for point in points)
 
 
 class Shown(NamedTuple):
@@ -191,32 +100,7 @@ def picture(sweep: SweepRecord) -> dict[int | None, Shown]:
     }
 
 
-def artifacts(sweep: SweepRecord, run: Run) -> list[str]:
-    return [file.path for file in MlflowClient(sweep.tracking_uri).list_artifacts(run.info.run_id)]
-
-
-def artifact(sweep: SweepRecord, run: Run, name: str, folder: Path) -> bytes:
-    client = MlflowClient(sweep.tracking_uri)
-    return Path(client.download_artifacts(run.info.run_id, name, str(folder))).read_bytes()
-
-
 # The runs of a sweep.
-
-OUTCOMES = [
-    ("running", 2, "RUNNING", {"state": "running"}),
-    ("complete", 4, "FINISHED", {"state": "complete"}),
-    ("pruned", 2, "FINISHED", {"state": "pruned", "stopped_epoch": "2"}),
-    ("diverged", 3, "FINISHED", {"state": "diverged", "diverged_epoch": "3"}),
-    ("failed", 1, "FAILED", {"state": "failed", "message": "ValueError: no"}),
-]
-
-
-def all_outcomes() -> list[TrialRecord]:
-    trials = [trial_record(n, state, epochs) for n, (state, epochs, _, _) in enumerate(OUTCOMES)]
-    diverged = trials[3].reports[2] | {"train_loss": None, "val_loss": None, "diverged": True}
-    trials[3] = trials[3]._replace(reports=(*trials[3].reports[:2], diverged))
-    trials[4] = trials[4]._replace(message="Traceback:\n  line 1\nValueError: no\n")
-    return trials
 
 
 def test_every_outcome_has_its_status_and_tags(uri: str, tmp_path: Path) -> None:
@@ -384,7 +268,7 @@ def test_what_is_delivered_is_not_sent_again(database: str, tmp_path: Path) -> N
     *_, destination = deliver(destination, sweep, trials)
     calls = ["log_batch", "log_artifacts", "set_terminated"]
     parent = ["log_batch"]
-    assert counting.calls == [*calls, "create_run", *calls, *parent]
+    assert counting.calls == [*calls, "create_run", "log_inputs", *calls, *parent]
     counting.calls.clear()
     list(deliver(destination, sweep, trials))
     assert counting.calls == []
@@ -559,25 +443,6 @@ def ship_once(directory: Path) -> tuple[int, str]:
     return shipper.returncode, errors
 
 
-def ledger_with_a_trial(directory: Path, uri: str) -> None:
-    """A sweep with one complete trial, and one that runs, two epochs in."""
-    ledger = create_ledger(
-        directory,
-        parse_config(CONFIG),
-        storage=None,
-        tracking_uri=uri,
-        steps_per_epoch=STEPS,
-        facts=FACTS | {"sweep_id": uuid.uuid4().hex},
-    )
-    ledger.set_state("running")
-    for number, epochs in ((0, EPOCHS), (1, 2)):
-        assert ledger.ask() == number
-        curve = ledger.curve(ledger.space(number))
-        for epoch in range(1, epochs + 1):
-            ledger.record(number, report_of(curve, epoch))
-    ledger.end(0, "complete", "")
-
-
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -587,7 +452,7 @@ def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 def test_the_shipper_outlives_a_server_that_starts_late(tmp_path: Path) -> None:
     port, directory = free_port(), tmp_path / "tracked-1"
-    ledger_with_a_trial(directory, f"http://127.0.0.1:{port}")
+    make_ledger(directory, f"http://127.0.0.1:{port}")
     with shipping(directory) as shipper:
         until(lambda: delivery.read_status(directory).error)
         status = delivery.read_status(directory)
@@ -608,7 +473,7 @@ def test_without_its_status_file_the_shipper_comes_to_the_same(
     tmp_path: Path, damage: Callable[[Path], Any]
 ) -> None:
     directory = tmp_path / "tracked-1"
-    ledger_with_a_trial(directory, f"sqlite:///{tmp_path}/mlflow.db")
+    make_ledger(directory, f"sqlite:///{tmp_path}/mlflow.db")
     assert ship_once(directory) == (0, "")
     ledger = open_ledger(directory)
     sweep, status = ledger.sweep(), delivery.read_status(directory)
@@ -623,7 +488,7 @@ def test_without_its_status_file_the_shipper_comes_to_the_same(
 
 def test_the_shipper_gives_up_on_a_server_that_stays_away(tmp_path: Path) -> None:
     directory = tmp_path / "tracked-1"
-    ledger_with_a_trial(directory, f"http://ada:secret@127.0.0.1:{free_port()}")
+    make_ledger(directory, f"http://ada:secret@127.0.0.1:{free_port()}")
     code, errors = ship_once(directory)
     assert code == 3
     status = delivery.read_status(directory)
@@ -635,7 +500,7 @@ def test_the_shipper_gives_up_on_a_server_that_stays_away(tmp_path: Path) -> Non
 
 def test_sigterm_stops_the_shipper_and_sigint_does_not(tmp_path: Path) -> None:
     directory = tmp_path / "tracked-1"
-    ledger_with_a_trial(directory, f"sqlite:///{tmp_path}/mlflow.db")
+    make_ledger(directory, f"sqlite:///{tmp_path}/mlflow.db")
     with shipping(directory) as shipper:
         until(lambda: len(delivery.read_status(directory).trials) == 2)
         shipper.send_signal(signal.SIGINT)
