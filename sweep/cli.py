@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweep.cli_files import check, preview, schedules, train
+from sweep.cli_report import compare, report
 from sweep.cli_sweeps import best, export, list_sweeps, status
 from sweep.cli_ui import ui
 from sweep.errors import CommandError
@@ -261,5 +262,5 @@ def _fail(message: str, exit_code: int) -> None:
 
 
 app.command(name="ls")(list_sweeps)
-for command in (status, best, export, train, check, preview, schedules, ui):
+for command in (status, best, export, report, compare, train, check, preview, schedules, ui):
     app.command()(command)

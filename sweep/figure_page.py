@@ -26,6 +26,7 @@ th, td { text-align: left; vertical-align: top; padding: .25rem 1.2rem .25rem 0;
   border-bottom: 1px solid var(--line); }
 th { font-weight: 600; white-space: nowrap; }
 td { overflow-wrap: anywhere; }
+.whole { white-space: nowrap; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .words { font-size: .85rem; color: var(--faint); }
 .wide { overflow-x: auto; }

@@ -76,9 +76,19 @@ def figure(data: Sequence[Spec], title: str, *, height: int = 460, **layout: Any
     """A figure on a transparent ground, whose text takes the colour of the page."""
     base = {
         "template": "none",
-        "title": {"text": title, "x": 0, "xref": "container", "pad": {"l": 12}, "font_size": 16},
+        "title": {
+            "text": title,
+            "font": {"size": 16},
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"l": 12, "t": 14},
+        },
         "height": height,
-        "margin": {"l": 70, "r": 30, "t": 60, "b": 60},
+        "margin": {"l": 70, "r": 30, "t": 80, "b": 60},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#777777"},

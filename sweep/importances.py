@@ -54,6 +54,7 @@ def _shares(sweep: SweepRecord, complete: Sequence[TrialRecord]) -> dict[str, fl
     values = finite(trial.value for trial in complete)
     if not columns or values.min() == values.max():
         return {}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         direction=sweep.config.search.goal, storage=optuna.storages.InMemoryStorage()
     )
@@ -117,5 +118,8 @@ def _bars(bars: Mapping[str, Mapping[str, float]], title: str) -> go.Figure:
         heading = annotation(f"<b>{group}</b>", x=0, y=top, xanchor="left", yanchor="bottom")
         layout["annotations"].append(heading)
         top = bottom - gap
+    text = f"one family alone is shown from {_LEAST} full-length trials on"
+    note = annotation(text, x=1, y=1, xanchor="right", yanchor="bottom")
+    layout["annotations"].append(note)
     margin = {"l": 120, "r": 30, "t": 80, "b": 60}
     return figure(data, title, height=height, margin=margin, **layout)

@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search_spaces import Distribution
+from search_spaces import Choice, Distribution
 from sweep.drawing import short
 from sweep.figure_parts import SCALE, Spec, annotation, empty, figure, metric_title
 from sweep.parameter_columns import chosen_by, columns_of, is_choice, is_log, label_of, unit_of
@@ -26,9 +26,9 @@ def parallel(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
     ranked = sorted(columns, key=lambda name: (name != "schedule", -len(chosen[name])))
     shown = [name for name in ranked if chosen[name]][:_MOST_AXES]
     dimensions = [_dimension(name, columns[name], chosen[name], complete) for name in shown]
-    metric = sweep.config.search.metric
+    label = metric_title(sweep.config, sweep.config.search.metric).replace(" (", "<br>(")
     values = [trial.value for trial in complete]
-    dimensions.append({"label": metric_title(sweep.config, metric), "values": values})
+    dimensions.append({"label": label, "values": values})
     best_is_high = sweep.config.search.goal == "maximize"
     scale = SCALE if best_is_high else [(1 - place, colour) for place, colour in reversed(SCALE)]
     trace = {
@@ -43,7 +43,7 @@ def parallel(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
     if left_out:
         text = f"{left_out} more parameters, which fewer trials have, are left out"
         notes = [annotation(text, x=0, y=-0.12, xanchor="left")]
-    margin = {"l": 110, "r": 60, "t": 150, "b": 50}
+    margin = {"l": 110, "r": 110, "t": 150, "b": 50}
     return figure([trace], title, height=520, margin=margin, annotations=notes)
 
 
@@ -55,7 +55,9 @@ def _dimension(
 ) -> Spec:
     """One upright axis; trials without the parameter go through `none` below the others."""
     if is_choice(spreads):
-        options = list(dict.fromkeys(str(value) for value in chosen.values()))
+        listed = [str(o) for s in spreads if isinstance(s, Choice) for o in s.options]
+        taken = {str(value) for value in chosen.values()}
+        options = [option for option in dict.fromkeys([*listed, *taken]) if option in taken]
         places = {number: float(options.index(str(value))) for number, value in chosen.items()}
         ticks = {float(place): option for place, option in enumerate(options)}
     else:

@@ -14,7 +14,7 @@ from sweep.projection import applied_curve
 from sweep.records import ENDED, SweepRecord, TrialRecord
 from sweep.results import best_trial, leaderboard, shown_state, trial_name
 
-__all__ = ["atlas_png", "figure_html", "report_html"]
+__all__ = ["atlas_png", "curve_text", "figure_html", "report_html", "summary_rows"]
 
 _ROWS = 20  # of the leaderboard
 
@@ -43,14 +43,15 @@ def summary_rows(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> dict[str,
     data, training, search = config.data, config.training, config.search
     best = best_trial(config, trials)
     states = ", ".join(f"{number} {state}" for state, number in counts(sweep, trials).items())
+    held_out = f"validated on {data.validation_examples:,} of its training examples"
     winner = "no trial is complete"
     if best:
         winner = f"{trial_name(best)}, {search.metric} {best.value!r}"
     return {
         "state": sweep.state,
         "started": datetime.fromtimestamp(sweep.created_ms / 1000).isoformat(" ", "minutes"),
-        "data": f"{data.dataset}, judged on its {data.validation_split} split"
-        + (f" ({data.validation_examples:,} examples)" if data.validation_examples else ""),
+        "data": f"{data.dataset}, "
+        + ("validated on its test split" if data.validation_split == "test" else held_out),
         "training": f"{training.model} with {training.optimizer}, {training.num_epochs} epochs of "
         f"{sweep.steps_per_epoch} steps, batch size {training.batch_size}",
         "search": f"{search.algorithm}, to {search.goal} {search.metric}; "
@@ -94,8 +95,9 @@ def _rows(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> Iterator[str]:
         epochs = f"{len(trial.reports)}/{sweep.config.training.num_epochs}"
         yield (
             f'<tr><td class="number">{trial.number}<td class="number">{short(trial.value)}'
-            f'<td class="number">{epochs}<td>{shown_state(sweep, trial)}'
-            f"<td>{escape(trial.parameters['schedule'])}<td>{curve_text(sweep, trial, 16)}"
+            f'<td class="number">{epochs}<td class="whole">{shown_state(sweep, trial)}'
+            f'<td class="whole">{escape(trial.parameters["schedule"])}'
+            f'<td class="whole">{curve_text(sweep, trial, 16)}'
             f'<td class="words">{escape(shown_parameters(trial.parameters))}\n'
         )
 

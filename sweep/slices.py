@@ -29,6 +29,7 @@ _PANEL = 250  # pixels
 def slices(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
     """The metric against each free parameter; diverged trials are crosses at the bottom."""
     title, columns = "The result against each parameter", columns_of(sweep)
+    columns.pop("schedule", None)  # which `families` shows
     if not columns:
         return empty(title, "this sweep has no free parameter")
     if not trials:
@@ -36,6 +37,7 @@ def slices(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
     metric = sweep.config.search.metric
     upright = axis(metric_title(sweep.config, metric), [trial.value for trial in trials])
     log = upright.get("type") == "log"
+    upright["title"]["text"] = upright["title"]["text"].replace(" (", "<br>(")
     upright.pop("range", None)  # the crosses lie below it
     bottom = at_the_bottom([trial.value for trial in trials], log=log)
     rows = math.ceil(len(columns) / _ACROSS)
@@ -100,8 +102,9 @@ def _panel_axes(
     gap_across, gap_upright = 0.05, 75 / (_PANEL * rows)
     width, height = (1 - 2 * gap_across) / 3, (1 - (rows - 1) * gap_upright) / rows
     left, top = column * (width + gap_across), 1 - row * (height + gap_upright)
-    title = "schedule family" if name == "schedule" else f"{name} ({unit_of(name)})"
-    level = axis(title, anchor=f"y{number}", domain=[left, min(left + width, 1)])
+    level = axis(
+        f"{name} ({unit_of(name)})", anchor=f"y{number}", domain=[left, min(left + width, 1)]
+    )
     if is_choice(spreads):
         options = [str(o) for s in spreads if isinstance(s, Choice) for o in s.options]
         level |= {"type": "category", "categoryorder": "array", "categoryarray": options}
