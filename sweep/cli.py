@@ -16,7 +16,8 @@ from sweep.cli_export import export
 from sweep.cli_files import check, preview, schedules, train
 from sweep.cli_new import init, schema
 from sweep.cli_report import compare, report
-from sweep.cli_sweeps import best, list_sweeps, status, ui
+from sweep.cli_sweeps import best, list_sweeps, status
+from sweep.cli_ui import ui
 from sweep.cli_watch import watch
 from sweep.errors import CommandError
 from sweep.halt import Interrupted, interrupt, say, set_handlers

@@ -1,4 +1,4 @@
-"""Commands that look at sweeps: ls, status, best, ui."""
+"""Commands that look at sweeps: ls, status, best."""
 
 import sys
 from typing import Annotated
@@ -83,17 +83,6 @@ def best(
             console.print(line, soft_wrap=True)
     else:
         raise CommandError(f"no trial of {name} is complete; see: sweep status {name}")
-
-
-def ui(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Open on a sweep.")] = None,
-    port: Annotated[int, typer.Option(help="0: any free port.")] = 5000,
-    sweeps_dir: SweepsDir = SWEEPS_DIR,
-) -> None:
-    """Start the MLflow UI on this machine's loopback address."""
-    from sweep.ui import serve
-
-    serve(sweeps_dir, None if name is None else sweep_directory(name, sweeps_dir), port)
 
 
 def _delivery_text(trials: int, epochs: int, error: str | None) -> str:

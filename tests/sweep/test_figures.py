@@ -346,5 +346,5 @@ def test_history_follows_the_order_of_ends(sweep: str, best: np.ufunc) -> None:
 
 
 def test_an_unknown_figure_is_refused() -> None:
-    with pytest.raises(CommandError, match="one of atlas, best_trials, .*, but got atlsa"):
+    with pytest.raises(CommandError, match=r"one of atlas, best_trials, .*, but got atlsa"):
         draw("atlsa", *case("one"))
