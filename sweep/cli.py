@@ -79,6 +79,10 @@ def launch(
     storage: Annotated[
         str | None, typer.Option(help="Optuna storage URL of the study (default: a file).")
     ] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(help="Where nodes that share no folder keep checkpoints: s3://, gs://."),
+    ] = None,
     manual_dir: ManualDir = None,
     sweeps_dir: SweepsDir = SWEEPS_DIR,
 ) -> None:
@@ -98,6 +102,7 @@ def launch(
             directory,
             address=address,
             storage=storage,
+            checkpoints=checkpoints,
             manual_dir=manual_dir,
             show=show,
         )

@@ -25,6 +25,7 @@ from sweep.resources import find_slots
 from sweep.results import best_trial, write_best
 from sweep.search import LedgerScheduler, LedgerSearcher, Referee
 from sweep.slots import Slots
+from sweep.storechecks import check_store, drop_unneeded, own_place
 from sweep.study import Ledger
 from sweep.trial import FULL, Shared, TrialActor
 from trainers.data import Dataset, load_dataset
@@ -59,23 +60,32 @@ def launch(
     *,
     address: str | None = None,
     storage: str | None = None,
+    checkpoints: str | None = None,
     manual_dir: Path | None = None,
     show: Show = lambda ledger: None,
 ) -> Outcome:
-    """Run a new sweep in `directory`, which must not exist yet; `show` is called while it runs."""
+    """Run a new sweep in `directory`, which must not exist yet; `show` is called while it runs.
+
+    `checkpoints` is the address of an object store, for nodes that share no folder.
+    """
     with _interruptible(directory) as halt, contextlib.ExitStack() as name:
         name.enter_context(launching(directory))
         dataset = load_data(config, manual_dir)
         pickled_functions(config)  # or it is refused before anything is made
         with connected(address):
             slots = find_slots(config)
+            facts = sweep_facts(config, dataset)
+            place = checkpoints and own_place(checkpoints, directory.name, facts["sweep_id"])
+            if place:
+                check_store(place)
             create_ledger(
                 directory,
                 config,
                 storage=storage,
                 tracking_uri=default_tracking_uri(directory.parent),
                 steps_per_epoch=planned_steps(config),
-                facts=sweep_facts(config, dataset),
+                facts=facts,
+                checkpoints=place,
             )
             with driven(directory) as ledger:
                 name.close()  # its driver's lease takes over
@@ -105,6 +115,8 @@ def resume(
         dataset = _same_data(ledger, manual_dir)
         with connected(address):
             slots = find_slots(ledger.config)
+            if ledger.checkpoints:
+                check_store(ledger.checkpoints)
             return _run(ledger, halt, show, lambda tend: _tune(ledger, dataset, slots, tend))
 
 
@@ -228,6 +240,7 @@ def _tune(ledger: Ledger, dataset: Dataset, slots: Slots, tend: Tend) -> None:
         ledger.config.training.model_dump(),
         pickled_functions(ledger.config),
         str(ledger.trials_directory.resolve()),
+        ledger.checkpoints,
     )
     trainable = tune.with_parameters(TrialActor, shared=shared)
     tuner = tune.Tuner(
@@ -257,6 +270,7 @@ def _tune(ledger: Ledger, dataset: Dataset, slots: Slots, tend: Tend) -> None:
             raise tend.halt.trouble from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    drop_unneeded(ledger)
     disconnect()  # so that no worker writes any more when trials are ended
     if referee.given_up and (total is None or ledger.asked() < total):
         raise CommandError(

@@ -77,6 +77,11 @@ class Ledger:
             facts=attrs["facts"],
         )
 
+    @property
+    def checkpoints(self) -> str | None:
+        """The store that training states go to, if not to the trials' own folders."""
+        return self._header.get("checkpoints")
+
     def set_state(self, state: str) -> None:
         """Record where the sweep stands; see SweepRecord."""
         self.check()
