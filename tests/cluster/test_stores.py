@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.faults.harness import Site, assert_nothing_lost, until
-from tests.faults.test_kills import wait_for_epochs
+from tests.faults.harness import Site, assert_nothing_lost
+from tests.faults.test_kills import training, wait_for_epochs
 
 pytestmark = [
     pytest.mark.slow,
@@ -83,19 +82,10 @@ def here(tmp_path: Path, server: ThreadedMotoServer) -> Iterator[StoreSite]:
         made.end_processes()
 
 
-def trial_processes(here: Site) -> list[int]:
-    named = []
-    for pid in here.processes():
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            if b"TrialActor" in file.read() or b"ray::" in file.read():
-                named.append(pid)
-    return named
-
-
 def test_workers_and_drivers_are_killed_and_the_newest_state_is_damaged(here: StoreSite) -> None:
     command = here.launch()
     wait_for_epochs(here, command, 5)
-    os.kill(trial_processes(here)[0], signal.SIGKILL)
+    os.kill(training(here)[0], signal.SIGKILL)
     wait_for_epochs(here, command, 10)
     command.kill()
     newest = max(key for key in here.objects() if "/epoch-" in key)
