@@ -94,6 +94,10 @@ def launch(
             envvar="SWEEP_STORAGE", help="Optuna storage URL of the study (default: a file)."
         ),
     ] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(help="Where nodes that share no folder keep checkpoints: s3://, gs://."),
+    ] = None,
     manual_dir: ManualDir = None,
     sweeps_dir: SweepsDir = SWEEPS_DIR,
 ) -> None:
@@ -127,6 +131,7 @@ def launch(
             address=address,
             insecure=insecure,
             storage=storage,
+            checkpoints=checkpoints,
             manual_dir=manual_dir,
             show=show,
         )

@@ -50,6 +50,7 @@ def create_ledger(
     tracking_uri: str,
     steps_per_epoch: int,
     facts: Mapping[str, str],
+    checkpoints: str | None = None,
 ) -> Ledger:
     """A new sweep: its directory, frozen config and study, with known points enqueued."""
     known = _known_points(config)
@@ -64,6 +65,7 @@ def create_ledger(
         "tracking_uri": absolute_uri(tracking_uri),
         "experiment": os.environ.get("MLFLOW_EXPERIMENT_NAME") or config.tracking.experiment,
         "created_ms": now_ms(),
+        **({"checkpoints": checkpoints} if checkpoints else {}),
     }
     with _made_whole(directory) as folder:
         write_text(folder / "config.yaml", text)

@@ -180,6 +180,12 @@ def send(directory: Path, driver: int, command: str) -> None:
     write_text(directory / "control", f"{command} {driver}\n")
 
 
+def unwritable(error: OSError, directory: Path) -> CommandError:
+    """The end of a sweep whose disk, or whose object store, takes nothing."""
+    elsewhere = "://" in str(error.filename)
+    return CommandError(told(error, directory), exit_code=5 if elsewhere else 1)
+
+
 def told(error: OSError, directory: Path) -> str:
     """What a person needs to know of a file that could not be written."""
     return (

@@ -28,6 +28,7 @@ from sweep.resources import await_slots, find_slots
 from sweep.results import best_trial, write_best
 from sweep.search import LedgerScheduler, LedgerSearcher, Referee
 from sweep.slots import Slots
+from sweep.storechecks import check_store, collect, own_place
 from sweep.study import Ledger
 from sweep.trial import FULL, Shared, TrialActor
 from trainers.data import Dataset, load_dataset
@@ -63,23 +64,30 @@ def launch(
     address: str | None = None,
     insecure: bool = False,
     storage: str | None = None,
+    checkpoints: str | None = None,
     manual_dir: Path | None = None,
     show: Show = lambda ledger: None,
 ) -> Outcome:
-    """Run a new sweep in `directory`, which must not exist yet; `show` is called while it runs."""
+    """Run a new sweep in `directory`, which must not exist yet; `show` is called while it runs.
+
+    `checkpoints` is the address of an object store, for nodes that share no folder.
+    """
     with _interruptible(directory) as halt, contextlib.ExitStack() as name:
         name.enter_context(launching(directory))
         dataset = load_data(config, manual_dir)
         pickled_functions(config)  # or it is refused before anything is made
+        facts = sweep_facts(config, dataset)
+        place = checkpoints and own_place(checkpoints, directory.name, facts["sweep_id"])
         with connected(address, insecure=insecure):
-            slots = _ready(config, directory, address)
+            slots = _ready(config, directory, address, place)
             create_ledger(
                 directory,
                 config,
                 storage=storage,
                 tracking_uri=default_tracking_uri(directory.parent),
                 steps_per_epoch=planned_steps(config),
-                facts=sweep_facts(config, dataset),
+                facts=facts,
+                checkpoints=place,
             )
             with driven(directory) as ledger:
                 name.close()  # its driver's lease takes over
@@ -109,17 +117,22 @@ def resume(
         check_sources(ledger.config, directory)
         dataset = _same_data(ledger, manual_dir)
         with connected(address, insecure=insecure):
-            slots = _ready(ledger.config, directory, address)
+            slots = _ready(ledger.config, directory, address, ledger.checkpoints)
             return _run(ledger, halt, show, lambda tend: _tune(ledger, dataset, slots, tend))
 
 
-def _ready(config: SweepConfig, directory: Path, address: str | None) -> Slots:
+def _ready(
+    config: SweepConfig, directory: Path, address: str | None, checkpoints: str | None
+) -> Slots:
     """What a trial takes; a cluster that is not ours is looked at before anything is made there."""
-    if chosen(address) == "local":
-        return find_slots(config)
-    slots = await_slots(config)
-    check_versions()
-    check_reached(directory.parent)
+    ours = chosen(address) == "local"
+    slots = find_slots(config) if ours else await_slots(config)
+    if not ours:
+        check_versions()
+    if checkpoints:
+        check_store(checkpoints)
+    elif not ours:
+        check_reached(directory.parent)
     return slots
 
 
@@ -245,6 +258,7 @@ def _tune(ledger: Ledger, dataset: Dataset, slots: Slots, tend: Tend) -> None:
         ledger.config.training.model_dump(),
         pickled_functions(ledger.config),
         str(ledger.trials_directory.resolve()),
+        ledger.checkpoints,
     )
     trainable = tune.with_parameters(TrialActor, shared=shared)
     tuner = tune.Tuner(
@@ -275,6 +289,7 @@ def _tune(ledger: Ledger, dataset: Dataset, slots: Slots, tend: Tend) -> None:
             raise tend.halt.trouble from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    collect(ledger)
     disconnect()  # so that no worker writes any more when trials are ended
     if referee.given_up and (total is None or ledger.asked() < total):
         raise CommandError(

@@ -14,8 +14,7 @@ from ray.tune.search import Searcher
 
 from sweep.budget import is_spent
 from sweep.capacity import Capacity
-from sweep.errors import CommandError
-from sweep.halt import Halt, told
+from sweep.halt import Halt, unwritable
 from sweep.pruning import Standing, reason_to_stop
 from sweep.records import TrialRecord
 from sweep.study import InvalidTrialError, Ledger
@@ -165,7 +164,7 @@ class LedgerScheduler(FIFOScheduler):
             if recorded and self._referee.judge(number, space, report):
                 return True
         if trouble := result["trouble"]:  # not the trial's fault: it stays open
-            raise CommandError(told(OSError(*trouble), self._ledger.directory))
+            raise unwritable(OSError(*trouble), self._ledger.directory)
         if failure := result["failure"]:
             self._referee.fail(number, failure)
         return bool(result["failure"])

@@ -80,6 +80,11 @@ class Ledger:
             slots=Slots(*attrs[_SLOTS]) if _SLOTS in attrs else None,
         )
 
+    @property
+    def checkpoints(self) -> str | None:
+        """The store that training states go to, if not to the trials' own folders."""
+        return self._header.get("checkpoints")
+
     def set_state(self, state: str) -> None:
         """Record where the sweep stands; see SweepRecord."""
         self.check()

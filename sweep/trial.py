@@ -3,6 +3,8 @@
 import errno
 import os
 import pickle
+import shutil
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import ray
 from ray import tune
 
 from sweep.metrics import checkpoint_path
+from sweep.stores import Store, fetch, keep, open_store
 from trainers.data import Dataset
 from trainers.devices import claim, count_programs, describe
 
@@ -29,6 +32,7 @@ class Shared(NamedTuple):
     settings: dict[str, Any]  # of trainers.training.Settings
     functions: bytes  # pickled, the user's own by name: a worker may lack their files
     trials: str  # the folder of the trials' own folders
+    checkpoints: str | None = None  # where their training states go instead, see sweep/stores.py
 
 
 class TrialActor(tune.Trainable):
@@ -53,6 +57,10 @@ class TrialActor(tune.Trainable):
 
         self.dataset, self.settings = on_device(shared.dataset), Settings(**shared.settings)
         self.functions, self.trials = pickle.loads(shared.functions), Path(shared.trials)
+        self.store = open_store(shared.checkpoints) if shared.checkpoints else None
+        if self.store:
+            self.scratch = tempfile.TemporaryDirectory(prefix="sweep-trial-")
+            self.trials = Path(self.scratch.name)
         self.programs = count_programs("train_epoch")
         self.worker = describe() | {
             "node": ray.util.get_node_ip_address(),
@@ -92,11 +100,27 @@ class TrialActor(tune.Trainable):
         """One trial, epoch by epoch: parameters -> learning-rate curve -> training run."""
         from trainers.runs import fit_point
 
-        yield from fit_point(
+        path = checkpoint_path(self.trials, number)
+        if self.store:
+            fetch(self.store, number, path)
+        reports = fit_point(
             self.dataset,
             space,
             self.settings,
             functions=self.functions,
-            checkpoint_path=checkpoint_path(self.trials, number),
+            checkpoint_path=path,
             skip_epochs=skip_epochs,
         )
+        yield from kept(reports, self.store, number, path) if self.store else reports
+
+
+def kept(reports: Iterator[Any], store: Store, number: int, path: Path) -> Iterator[Any]:
+    """Reports of a trial, each once the state that holds it is in the store as well."""
+    written = path.stat().st_ino if path.exists() else None
+    for report in reports:
+        now = path.stat().st_ino if path.exists() else None
+        if now not in (None, written):  # else the report was in the state that the trial began with
+            keep(store, number, report.epoch, path)
+            written = now
+        yield report
+    shutil.rmtree(path.parent, ignore_errors=True)

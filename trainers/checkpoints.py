@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from trainers.crashes import reach
-from trainers.files import remove_leftovers, sync_directory, temporary_for
+from trainers.files import previous_path, remove_leftovers, sync_directory, temporary_for
 
 _MAGIC = b"sweep-checkpoint 1 "
 _HEADER_BYTES = 100_000_000  # the longest header of an image that safetensors reads
@@ -120,11 +120,6 @@ def load_latest(path: Path, like: Any, fingerprint: str) -> Checkpoint | None:
             aside = _put_aside(candidate)
             log.warning("%s; it is now %s, and an earlier state is taken", error, aside.name)
     return None
-
-
-def previous_path(path: Path) -> Path:
-    """Where the checkpoint before the one at `path` lies."""
-    return path.with_name(path.name + ".previous")
 
 
 def _is_ahead(path: Path, checkpoint: Checkpoint) -> bool:

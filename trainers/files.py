@@ -40,6 +40,11 @@ def remove_leftovers(path: Path) -> None:
             leftover.unlink()
 
 
+def previous_path(path: Path) -> Path:
+    """Where the checkpoint before the one at `path` lies."""
+    return path.with_name(path.name + ".previous")
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable: a file's own fsync does not cover its name."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -129,6 +129,10 @@ class Site:
     def read(self) -> tuple[SweepRecord, list[TrialRecord]]:
         return read_sweep(self.directory)
 
+    def keeps(self, number: int) -> bool:
+        """Whether the state of a trial is still there."""
+        return (self.directory / "trials" / f"{number:04d}" / "checkpoint").exists()
+
     def accepted(self) -> dict[int, dict[str, Any]]:
         """The trials the ledger has accepted so far, with their parameters."""
         if not (self.directory / "sweep.json").exists():
@@ -257,8 +261,7 @@ def assert_files_are_whole(site: Site, sweep: SweepRecord, trials: list[TrialRec
     if best is not None:
         assert (site.directory / "best.yaml").read_text() == best_config_yaml(sweep, best)
     for trial in trials:
-        kept = kept_state(site, trial).exists()
-        assert kept == (trial.state == "complete"), trial.number
+        assert site.keeps(trial.number) == (trial.state == "complete"), trial.number
     assert list(site.directory.rglob("*.part")) == []
 
 

@@ -102,10 +102,10 @@ def _kill_one(here: Site, before: Sequence[int]) -> list[tuple[int, int]]:
 
     Of the trials `before`, one that was hit twice is left alone: it would be given up.
     """
-    training = _training(here)
+    alive = training(here)
     for trial in _running(here):
         pids, early = _workers(trial), len(trial.reports) < 0.7 * here.epochs
-        if early and before.count(trial.number) < 2 and pids and pids[-1] in training:
+        if early and before.count(trial.number) < 2 and pids and pids[-1] in alive:
             os.kill(pids[-1], signal.SIGKILL)
             return [(trial.number, pids[-1])]
     return []
@@ -116,7 +116,7 @@ def _workers(trial: TrialRecord) -> list[int]:
     return list(dict.fromkeys(report["worker"]["pid"] for report in trial.reports))
 
 
-def _training(here: Site) -> list[int]:
+def training(here: Site) -> list[int]:
     """The processes that train a trial now."""
     found = []
     for pid in here.processes():
