@@ -233,7 +233,7 @@ def test_a_browser_draws_every_figure_and_asks_for_nothing(tmp_path: Path) -> No
 
 def command(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [SWEEP, *arguments], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        [SWEEP, *arguments], cwd=folder, capture_output=True, text=True, timeout=280, check=False
     )
 
 
