@@ -54,7 +54,7 @@ Sweep = tuple[SweepRecord, list[TrialRecord]]
 
 
 def config_of(text: str, **changes: Any) -> SweepConfig:
-    return parse_config(text, [f"{key}={value}" for key, value in changes.items()])
+    return parse_config(text, overrides=[f"{key}={value}" for key, value in changes.items()])
 
 
 def case(name: str) -> Sweep:
@@ -65,6 +65,11 @@ def case(name: str) -> Sweep:
 def plain(name: str, sweep: Sweep) -> dict[str, Any]:
     """A figure as the JSON that a page gets."""
     return draw(name, *sweep).to_plotly_json()
+
+
+def results_of(trials: list[TrialRecord]) -> list[float]:
+    """The values of complete trials."""
+    return [t.value for t in trials if t.state == "complete" and t.value is not None]
 
 
 def lines(drawn: dict[str, Any]) -> list[dict[str, Any]]:
@@ -225,8 +230,25 @@ def test_the_best_five_have_three_panels_over_one_axis() -> None:
     assert accuracy["y"] == [report["val_accuracy"] for report in best[0].reports]
     assert loss["y"] == [report["train_loss"] for report in best[0].reports]
     assert accuracy["x"] == [1, 2, 3, 4, 5, 6]
-    assert rates["x"][-1] == pytest.approx(6, abs=1 / record.steps_per_epoch)
-    assert drawn["layout"]["yaxis3"]["type"] == "log"
+    assert rates["x"][-1] == 6 - 1 / record.steps_per_epoch
+
+
+@pytest.mark.parametrize(
+    ("schedule", "kind"),
+    [
+        ("exponential_decay: {peak_lr: {uniform: [0.1, 1]}, decay_rate: 1e-4}", "log"),
+        ("constant: {peak_lr: {uniform: [0.1, 1]}}", None),
+    ],
+)
+def test_the_rates_of_the_best_are_logarithmic_where_they_span_decades(
+    schedule: str, kind: str | None
+) -> None:
+    text = (
+        f"{CONFIG.partition('  schedule:')[0]}  schedule: {{{schedule}}}\nsearch: {{num_trials: 3}}"
+    )
+    record, trials = made_up(3, config=config_of(text), states=("complete",))
+    layout = plain("best_trials", (record, trials))["layout"]
+    assert layout["yaxis3"].get("type") == kind
 
 
 def test_families_are_counted_and_hold_their_own_results() -> None:
@@ -238,7 +260,7 @@ def test_families_are_counted_and_hold_their_own_results() -> None:
         family, _, count = box["name"].partition(" ")
         own = [trial for trial in trials if trial.parameters["schedule"] == family]
         assert count == f"({len(own)})"
-        assert sorted(box["x"]) == sorted(t.value for t in own if t.state == "complete")
+        assert sorted(box["x"]) == sorted(results_of(own))
     best = leaderboard(record.config, trials)[0].parameters["schedule"]
     assert drawn["layout"]["yaxis"]["categoryarray"][-1].startswith(best)
 
@@ -337,7 +359,7 @@ def test_history_follows_the_order_of_ends(sweep: str, best: np.ufunc) -> None:
     ended = [trial for trial in by_end if trial.state in ("complete", "pruned", "diverged")]
     drawn = plain("history", (record, trials))
     (line,) = lines(drawn)
-    values = [trial.value for trial in ended if trial.state == "complete"]
+    values = results_of(ended)
     places = [place for place, t in enumerate(ended, start=1) if t.state == "complete"]
     reached = dict(zip(line["x"], line["y"], strict=True))
     assert [reached[place] for place in places] == best.accumulate(values).tolist()
