@@ -34,6 +34,7 @@ from sweep.options import (
     SweepsDir,
     again,
     console_for,
+    fitted,
     load_file,
     print_json,
     sweep_directory,
@@ -252,7 +253,7 @@ def doctor(
     if as_json:
         print_json([check._asdict() for check in found])
     else:
-        print("\n".join(map(line, found)))
+        print(fitted("\n".join(map(line, found)), sys.stdout))
     raise typer.Exit(exit_code(found))
 
 
@@ -309,7 +310,7 @@ def _readers_may_leave() -> "Iterator[None]":
 
 def _fail(message: str, exit_code: int) -> None:
     with _readers_may_leave():
-        print(message, file=sys.stderr, flush=True)
+        print(fitted(message, sys.stderr), file=sys.stderr, flush=True)
     if exit_code > 128:  # a signal; with Ray loaded, the interpreter takes seconds to end
         sys.stdout.flush()
         sys.stderr.flush()

@@ -14,6 +14,7 @@ from sweep.options import (
     Set,
     SweepsDir,
     console_for,
+    fitted,
     load_file,
     print_json,
 )
@@ -24,7 +25,7 @@ def check(file: File, set_: Set = None) -> None:
     config = load_file(file, set_)
     from sweep.preview_text import check_text
 
-    print(check_text(config))
+    print(fitted(check_text(config), sys.stdout))
 
 
 def preview(

@@ -4,8 +4,10 @@ import difflib
 import json
 import os
 import sys
+import textwrap
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -104,6 +106,24 @@ def console_for(*, stderr: bool = False) -> "Console":
     console = Console(stderr=stderr, highlight=False, width=width, _environ=variables)
     console.on_broken_pipe = write_nowhere  # Rich would end the program
     return console
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """The text as it is, or on a terminal with its long lines broken between words."""
+    try:
+        width = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # no terminal
+        return text
+    wrap = partial(
+        textwrap.wrap,
+        width=max(width, 20),
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+        drop_whitespace=True,
+    )
+    return "\n".join("\n".join(wrap(line)) for line in text.split("\n"))
 
 
 def write_nowhere() -> None:

@@ -91,7 +91,7 @@ def header(now: Standing, width: int) -> list[Text]:
     if pace.epochs_per_second is not None:
         speeds.append(f"{two_figures(pace.epochs_per_second)} epochs/s")
     return [
-        _apart(name, times, width, keep_right=True),
+        _apart(name, times, width),
         _bar(now, width),
         _apart(counts_text(sweep, trials), ", ".join(speeds), width),
         _best(now, width),
@@ -183,15 +183,12 @@ def _longest_family(sweep: SweepRecord) -> int:
     return max(map(len, sweep.config.space.schedule))
 
 
-def _apart(left: Text, right: str, width: int, *, keep_right: bool = False) -> Text:
-    """Two texts at the two ends of a line; where they do not fit, one gives way."""
-    room = width - len(right) - 2
-    if len(left) > room:
-        if not keep_right or room < 1:
-            return left
-        left = left.copy()
-        left.truncate(room, overflow="ellipsis")
-    return left.append(" " * (width - len(left) - len(right))).append(right, "dim")
+def _apart(left: Text, right: str, width: int) -> Text:
+    """Two texts at the two ends of a line; where they do not fit, the left one alone."""
+    space = width - len(left) - len(right)
+    if not right or space < 2:
+        return left
+    return left.append(" " * space).append(right, "dim")
 
 
 def still(sweep: SweepRecord, trials: Sequence[TrialRecord], width: int) -> list[Text]:

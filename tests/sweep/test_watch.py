@@ -175,7 +175,8 @@ def test_no_color_is_respected(folder: Path) -> None:
             with Screen(folder, "watch", "rates", size=(80, 24), **variables) as screen:
                 train(ledger, 0.5)
                 screen.shows(" complete")
-                assert bool(colours("\n".join(screen.lines("-e")))) == coloured
+                found = set(colours("\n".join(screen.lines("-e"))))
+                assert bool(found - {"\x1b[39m", "\x1b[49m"}) == coloured  # tmux resets them
         ledger.set_state("finished")
     for command in ("status", "best"):
         assert colours(shown(folder, command, "rates", width=80))
@@ -208,3 +209,27 @@ def test_status_and_best_fit(folder: Path, width: int) -> None:
             rows = [line for line in text.splitlines() if "peak_lr=" in line]
             assert ("0.5000" in rows[0]) == (width == 200)  # parameters stand beside, or below
         assert "running" in shown(folder, "status", "rates", width=width)
+
+
+@pytest.mark.slow
+def test_a_launch_draws_the_same_view_and_clears_it(tmp_path: Path) -> None:
+    sets = ["--set", "search.num_trials=4", "--set", "training.num_epochs=2"]
+    words = ("launch", "quickstart", *sets, "--set", "pruning.algorithm=none")
+    with Screen(tmp_path, *words, size=(80, 24), **TALL) as screen:
+        lines = screen.shows("Ctrl-C stops after the running epochs", limit_s=280)
+        assert len(lines) < 24
+        assert any(line.startswith("quickstart  running ") for line in lines)
+        screen.shows("ended with 0", limit_s=280)
+        text = "\n".join(screen.lines("-S", "-", "-J"))
+    assert "quickstart  4 of 4 trials  4 complete  best 0." in text
+    assert "repeat   sweep train best.yaml" in text
+    assert "Ctrl-C" not in text
+    assert "slots busy" not in text
+
+
+def test_long_messages_break_between_words(tmp_path: Path) -> None:
+    with Screen(tmp_path, "check", "no-such-sweep-file", size=(40, 10)) as screen:
+        lines = screen.shows("ended with 2")
+    assert lines[0] == "there is no file and no preset"
+    assert lines[1].startswith("  no-such-sweep-file; ")
+    assert all(line.startswith("  ") for line in lines[1 : lines.index("ended with 2")])
