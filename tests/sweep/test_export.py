@@ -211,7 +211,8 @@ def test_a_model_is_logged_to_its_trial_and_registered_once(exported: Exported) 
     assert (model.source_run_id, model.status.value) == (run.info.run_id, "READY")
     assert outputs_of(run) == [model.model_id]
     (version,) = client.search_model_versions("name = 'digits'")
-    assert (version.run_id, version.model_id) == (run.info.run_id, model.model_id)
+    assert version.run_id == run.info.run_id
+    assert f"/{model.model_id}/" in version.source
     assert client.get_model_version_by_alias("digits", "champion").version == version.version
     assert f"models:/{model.model_id}, of run {run.info.run_id}" in exported.done.stdout
     assert f"models:/digits@champion, version {version.version}" in exported.done.stdout
@@ -285,9 +286,9 @@ def test_a_state_that_is_not_as_it_was_left_is_refused(
     assert not (tmp_path / "model").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(home: Path, tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_left_alone(exported: Exported, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years")
-    error = refused(home, "export", "rates", "--model", tmp_path, code=4)
+    error = refused(exported.folder, "export", "rates", "--model", tmp_path, code=4)
     assert error == (
         f"{tmp_path} must be new, empty, or an older export, but it is none of them; name another "
         "folder"
@@ -295,8 +296,10 @@ def test_a_folder_of_something_else_is_left_alone(home: Path, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_registered_name_needs_a_model_and_must_be_one(home: Path) -> None:
-    error = refused(home, "export", "rates", "--register", "digits", code=2)
+def test_a_registered_name_needs_a_model_and_must_be_one(exported: Exported) -> None:
+    error = refused(exported.folder, "export", "rates", "--register", "digits", code=2)
     assert error.startswith("--register must come with --model")
-    error = refused(home, "export", "rates", "--model", "m", "--register", "a/'b", code=2)
+    error = refused(
+        exported.folder, "export", "rates", "--model", "m", "--register", "a/'b", code=2
+    )
     assert error.startswith("a registered model's name must be of letters")
