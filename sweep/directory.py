@@ -232,6 +232,8 @@ def _with_budget(config: SweepConfig, study: optuna.Study) -> SweepConfig:
 
 def _check_whole(directory: Path, study: optuna.Study, place: str) -> None:
     """Refuse a study that has lost its end: what it forgot would be tried a second time."""
+    # Before the trials, for a driver may be at work: a folder is made after its trial is known.
+    folders = [path.name for path in (directory / "trials").glob("[0-9]*")]
     attrs, trials = study.user_attrs, study.get_trials(deepcopy=False)
     for key in ("steps_per_epoch", "facts", "known_points"):
         if key not in attrs:
@@ -242,7 +244,6 @@ def _check_whole(directory: Path, study: optuna.Study, place: str) -> None:
             f"{len(trials)} trials: it was cut; restore it from a backup"
         )
     proposed = {trial.number for trial in trials if is_proposed(trial)}
-    folders = (path.name for path in (directory / "trials").glob("[0-9]*"))
     forgotten = sorted(name for name in folders if name.isdecimal() and int(name) not in proposed)
     if forgotten:
         raise CommandError(

@@ -35,7 +35,8 @@ def ask_every_node(
 ) -> list[Answer]:
     """What `question(address, *arguments)` gives in a worker on each live node, all at once.
 
-    It takes no cores and, unless `gpus` says to take all that the node has, no GPU.
+    The worker takes no cores and, unless `gpus` says to take all that the node has, no GPU. A node
+    that goes away meanwhile is left out.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     asked = []
@@ -46,9 +47,15 @@ def ask_every_node(
         task: Any = ray.remote(**options)(question)
         asked.append(task.remote(node["NodeManagerAddress"], *arguments))
     ready, _ = ray.wait(asked, num_returns=len(asked), timeout=limit_s) if asked else ([], [])
-    return [
+    answers = [
         _answer(node, reference, limit_s if reference in ready else None)
         for node, reference in zip(nodes, asked, strict=True)
+    ]
+    left = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return [
+        answer
+        for node, answer in zip(nodes, answers, strict=True)
+        if not answer.fault or node["NodeID"] in left  # or it has gone in the meantime
     ]
 
 

@@ -27,7 +27,7 @@ def await_slots(config: SweepConfig, *, limit_s: float = _FIRST_NODE_S) -> Slots
     """As `find_slots` on a shared cluster, where the first node that holds a trial may be to come.
 
     It is waited for if the cluster has no cores at all yet, or if `resources.max_concurrent` asks
-    for more than fits: an autoscaler sees a placement group, which ends with this process.
+    for more than fits: an autoscaler sees placement groups, which end with this process.
     """
     try:
         return find_slots(config)._replace(shared=True)
@@ -43,7 +43,8 @@ def await_slots(config: SweepConfig, *, limit_s: float = _FIRST_NODE_S) -> Slots
 def _awaited(config: SweepConfig, limit_s: float, refusal: CommandError) -> Slots:
     gpus = config.resources.gpus_per_trial
     bundle = {"CPU": config.resources.cpus_per_trial, "GPU": 0 if gpus == "auto" else gpus}
-    demand = placement_group([{kind: amount for kind, amount in bundle.items() if amount}])
+    bundle = {kind: amount for kind, amount in bundle.items() if amount}
+    demand = [placement_group([bundle]) for _ in range(config.resources.max_concurrent or 1)]
     deadline = time.monotonic() + limit_s
     try:
         while time.monotonic() < deadline:
@@ -57,4 +58,5 @@ def _awaited(config: SweepConfig, limit_s: float, refusal: CommandError) -> Slot
             exit_code=5,
         )
     finally:
-        remove_placement_group(demand)
+        for group in demand:
+            remove_placement_group(group)

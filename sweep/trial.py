@@ -103,6 +103,9 @@ class TrialActor(tune.Trainable):
         path = checkpoint_path(self.trials, number)
         if self.store:
             fetch(self.store, number, path)
+        elif not (self.trials.parent / "sweep.json").exists():  # a node that has joined since
+            fault = f"node {self.worker['node']} does not share that folder"
+            raise OSError(errno.EIO, fault, str(self.trials.parent))
         reports = fit_point(
             self.dataset,
             space,

@@ -122,7 +122,14 @@ class Machines(NamedTuple):
     environment: Mapping[str, str]
     num_cpus: int
     num_gpus: int
+    options: Sequence[str]  # of the head
     started: list["subprocess.Popen[bytes]"]
+
+    @property
+    def secret(self) -> dict[str, str]:
+        """What a driver needs to be let in."""
+        names = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "GRPC_DNS_RESOLVER"
+        return {name: self.environment[name] for name in names}
 
     @property
     def address(self) -> str:
@@ -131,10 +138,10 @@ class Machines(NamedTuple):
     def start(self, index: int) -> None:
         """Start a node; whether it has come up is asked of the head."""
         place = [f"--node-ip-address={self.net.address(index)}"]
-        place += (
-            ["--head", f"--port={_RAY_PORT}", "--include-dashboard=false"] if index == 0 else []
-        )
-        place += [] if index == 0 else [f"--address={self.address}"]
+        if index == 0:
+            place += ["--head", f"--port={_RAY_PORT}", "--include-dashboard=false", *self.options]
+        else:
+            place += [f"--address={self.address}"]
         has = [f"--num-cpus={self.num_cpus}", f"--num-gpus={self.num_gpus}"]
         has += ["--object-store-memory=100000000", f"--temp-dir={self.folder}/{index}"]
         (self.folder / str(index)).mkdir(exist_ok=True)
@@ -176,7 +183,13 @@ class Machines(NamedTuple):
 
 @contextlib.contextmanager
 def machines(
-    net: Network, variables: Mapping[str, str], indices: Sequence[int], *, cpus: int, gpus: int
+    net: Network,
+    variables: Mapping[str, str],
+    indices: Sequence[int],
+    *,
+    cpus: int,
+    gpus: int,
+    options: Sequence[str] = (),
 ) -> Iterator[Machines]:
     """Ray nodes in these namespaces, up, with token authentication on."""
     folder = Path(tempfile.mkdtemp(prefix="swr"))  # a socket's path is short
@@ -187,7 +200,7 @@ def machines(
     environment = {**os.environ, **SETTINGS, **variables, **secret}
     for name in ("RAY_ADDRESS", "PGPASSWORD", "MLFLOW_TRACKING_PASSWORD"):
         environment.pop(name, None)  # no business of a node
-    made = Machines(net, folder, environment, cpus, gpus, [])
+    made = Machines(net, folder, environment, cpus, gpus, options, [])
     try:
         made.start(indices[0])
         made.await_nodes(1)

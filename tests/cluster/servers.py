@@ -112,6 +112,7 @@ def mlflow_with_password(database: Postgres, folder: Path) -> Iterator[Mlflow]:
     (folder / "auth.ini").write_text(
         "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
         f"database_uri = sqlite:///{folder}/auth.db\n"
+        "auth_cache_ttl_seconds = 60\n"  # hashing a password takes longer than most requests
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
     settings = {

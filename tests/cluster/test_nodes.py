@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.faults.harness import SWEEP, Command, Site, site
+from tests.faults.harness import SWEEP, Command, Site, site, until
 
 pytestmark = [
     pytest.mark.slow,
@@ -148,7 +148,19 @@ def test_a_cluster_is_looked_at_before_anything_is_made_there(tmp_path: Path) ->
         assert "has sweep 0.0.1" in checks["nodes"]["text"]
 
 
+def workers(here: Site) -> set[int]:
+    """The processes that have trained so far."""
+    begun = (here.directory / "sweep.json").exists()
+    trials = here.read()[1] if begun else []
+    return {report["worker"]["pid"] for trial in trials for report in trial.reports}
+
+
+def ended(command: Command) -> bool:
+    return command.process.poll() is not None
+
+
 def test_more_than_any_node_has_is_refused_unless_the_cluster_may_grow(tmp_path: Path) -> None:
+    """And a node that joins while short trials run gets its share of them."""
     with site(tmp_path / "site", trials=2, epochs=2) as here, cluster(here) as nodes:
         nodes.add("like")
         words = ("launch", "faults.yaml", "--address", nodes.address, "--set")
@@ -159,3 +171,13 @@ def test_more_than_any_node_has_is_refused_unless_the_cluster_may_grow(tmp_path:
         command = here.start(*words, "resources={cpus_per_trial: 3, max_concurrent: 1}")
         command.says("no node holds a trial yet; waiting up to 10 min")
         command.kill()
+
+        # Trials that end far more often than a worker takes to start.
+        command = here.start(*words[:-1], "--set", "search.num_trials=5000")
+        until(lambda: len(workers(here)) == 2 or ended(command), command.output, 280)
+        nodes.add("like")
+        command.says("the cluster now holds 4 trials at once, on 3 nodes")
+        until(lambda: len(workers(here)) == 4 or ended(command), command.output, 280)
+        assert len(workers(here)) == 4, command.output()
+        here.run("cancel", "faults")
+        assert command.wait() == 1, command.output()
