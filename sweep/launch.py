@@ -24,6 +24,7 @@ from sweep.records import ENDED, SweepRecord, TrialRecord
 from sweep.resources import find_slots
 from sweep.results import best_trial, write_best
 from sweep.search import LedgerScheduler, LedgerSearcher, Referee
+from sweep.secrecy import check_tracking
 from sweep.slots import Slots
 from sweep.study import Ledger
 from sweep.trial import FULL, Shared, TrialActor
@@ -64,6 +65,8 @@ def launch(
     show: Show = lambda ledger: None,
 ) -> Outcome:
     """Run a new sweep in `directory`, which must not exist yet; `show` is called while it runs."""
+    tracking_uri = default_tracking_uri(directory.parent)
+    check_tracking(tracking_uri)
     with _interruptible(directory) as halt, contextlib.ExitStack() as name:
         name.enter_context(launching(directory))
         dataset = load_data(config, manual_dir)
@@ -74,7 +77,7 @@ def launch(
                 directory,
                 config,
                 storage=storage,
-                tracking_uri=default_tracking_uri(directory.parent),
+                tracking_uri=tracking_uri,
                 steps_per_epoch=planned_steps(config),
                 facts=sweep_facts(config, dataset),
             )

@@ -87,8 +87,13 @@ def test_a_sweep_is_left_to_the_cluster_interrupted_resumed_and_finished(
         assert job_info(head, job)["status"].endswith("STOPPED"), logs(head, job)
         until(lambda: here.read()[0].state == "interrupted", lambda: logs(head, job))
         job = detached(here, "resume", "faults", "--address", head.dashboard)
-        until(lambda: len(here.accepted()) > len(accepted) or over(head, job), seconds=200)
-        assert "over once the running ones" in here.run("stop", "faults")
+        until(
+            lambda: len(here.accepted()) > len(accepted) or over(head, job),
+            lambda: logs(head, job),
+            200,
+        )
+        said = here.run("stop", "faults")
+        assert "over once the running ones" in said, said + logs(head, job)
         until(lambda: over(head, job), lambda: logs(head, job), 200)
         assert job_info(head, job)["status"].endswith("SUCCEEDED"), logs(head, job)
         assert TOKEN not in logs(head, job)
