@@ -104,12 +104,20 @@ def ray_head(token: str | None, **variables: str) -> Iterator[Head]:
 
 def status(url: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> int:
     """What a server answers to a request without a body; redirects are not followed. 0: nothing."""
+    return ask(url, method, headers)[0]
+
+
+def ask(
+    url: str, method: str = "GET", headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
+    """The status and body of an answer; 0 where there is none."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=60)
     try:
         connection.request(method, f"{parts.path}?{parts.query}", headers=dict(headers or {}))
-        return connection.getresponse().status
-    except OSError:
-        return 0
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException):
+        return 0, b""
     finally:
         connection.close()
