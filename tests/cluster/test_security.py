@@ -34,7 +34,10 @@ PUBLIC = {
     "GET /-/healthz",
 }
 # And MLflow: whether it is well, its pages' files, what it can do.
-MLFLOW_PUBLIC = ("/health", "/static-files/", "/api/3.0/mlflow/server-info")
+MLFLOW_PUBLIC = (
+    *("/health", "/static-files/"),
+    *("/api/3.0/mlflow/server-info", "/ajax-api/3.0/mlflow/server-info"),
+)
 ROUTE = re.compile(r'routes\.(get|post|put|delete|patch|head)\(\s*f?"([^"]+)"')
 
 
@@ -118,7 +121,10 @@ warnings.simplefilter("ignore")
 from mlflow.server import app
 from mlflow.server.auth import create_app
 create_app()
+from mlflow.server.fastapi_app import create_fastapi_app
+fast = [route for route in create_fastapi_app(app).routes if getattr(route, "methods", None)]
 rules = [[m, r.rule] for r in app.url_map.iter_rules() for m in r.methods - {"HEAD", "OPTIONS"}]
+rules += [[method, route.path] for route in fast for method in route.methods - {"HEAD", "OPTIONS"}]
 print(json.dumps(rules))
 """
 
@@ -174,8 +180,8 @@ def test_mlflow_with_a_password_is_shut(mlflow: tuple[str, Mapping[str, str]]):
     routes = {(method, filled(rule)) for method, rule in json.loads(done.stdout)}
     assert len(routes) > 200
     answers = {(m, path): status(address + path, m) for m, path in routes}
-    opened = {path for (_, path), answer in answers.items() if answer not in SHUT}
-    assert {path for path in opened if not path.startswith(MLFLOW_PUBLIC)} == set(), answers
+    opened = {route: answer for route, answer in answers.items() if answer not in SHUT}
+    assert {route for route in opened if not route[1].startswith(MLFLOW_PUBLIC)} == set(), opened
     assert status(f"{address}/api/2.0/mlflow/experiments/search", "POST") == 401
 
 
