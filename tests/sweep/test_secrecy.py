@@ -21,10 +21,8 @@ def readers(text: str) -> Iterator[str]:
     """What a module uses that may run code which it finds in data."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if (node.value.id in CODE_IN_DATA and node.attr not in WRITES) or node.attr in (
-                "read_pickle",
-                "load_pickle",
-            ):
+            reads = node.value.id in CODE_IN_DATA and node.attr not in WRITES
+            if reads or node.attr in ("read_pickle", "load_pickle"):
                 yield f"{node.value.id}.{node.attr}"
         elif isinstance(node, ast.ImportFrom) and node.module in CODE_IN_DATA:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
@@ -61,8 +59,8 @@ def test_a_tracking_uri_with_a_password_is_refused_and_not_printed(tmp_path: Pat
     uri = "http://ada:canary@127.0.0.1:1"
     said = refused(tmp_path, "launch", "rates.yaml", code=2, MLFLOW_TRACKING_URI=uri)
     assert said.endswith(
-        "\nMLFLOW_TRACKING_URI must hold no user and password, for it is kept with the sweep, but it "
-        "holds one; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or for a database "
+        "\nMLFLOW_TRACKING_URI must hold no user and password, for it is kept with the sweep, but "
+        "it holds one; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or for a database "
         "PGPASSWORD"
     )
     assert "canary" not in said
