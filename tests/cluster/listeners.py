@@ -59,7 +59,7 @@ def _kind(name: str, pid: int) -> str:
         "ray/dashboard/dashboard.py": "dashboard",
         "autoscaler/_private/monitor.py": "monitor",
         "ray/_private/log_monitor.py": "log_monitor",
-        "util/client/server": "client server",
+        "ray.util.client.server": "client server",
         "mlflow": "mlflow server",
         "/sweep": "driver",
     }

@@ -1,6 +1,5 @@
 """A secret that is put through what can fail is found nowhere afterwards."""
 
-import contextlib
 import http.server
 import os
 import threading
@@ -26,10 +25,10 @@ SECRETS = {
 BROKEN = """\
 import sys
 
-def broken(num_steps, *, peak_lr):
+def broken(tick, *, peak_lr):
     if sys.argv[0].endswith("default_worker.py"):
         raise RuntimeError("a trial that fails, and tells why")
-    return [peak_lr] * num_steps
+    return peak_lr
 """
 FIELDS = {
     "images": 64,
@@ -43,7 +42,7 @@ FIELDS = {
 Fail = Callable[[Path, int], tuple[list[str], dict[str, str]]]
 
 
-@contextlib.contextmanager
+@pytest.fixture(scope="module")
 def refusing() -> Iterator[tuple[int, list[str]]]:
     """The port of a server that takes no password, and what it was sent as one."""
     sent: list[str] = []
@@ -177,12 +176,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("fail", FAILURES, ids=lambda fail: fail.__name__)
-def test_a_secret_is_found_nowhere_after(fail: Fail, folder: Path):
-    with refusing() as (port, sent):
-        arguments, variables = fail(folder, port)
-        place = {"HOME": str(folder / "home"), "RAY_TMPDIR": f"/tmp/ray{os.getpid()}"}
-        command = Command(folder, [SWEEP, *arguments], SECRETS | place | variables)
-        assert command.wait() == FAILURES[fail], command.output()
+def test_a_secret_is_found_nowhere_after(fail: Fail, folder: Path, refusing: tuple[int, list[str]]):
+    port, sent = refusing
+    sent.clear()
+    arguments, variables = fail(folder, port)
+    place = {"HOME": str(folder / "home"), "RAY_TMPDIR": f"/tmp/ray{os.getpid()}"}
+    command = Command(folder, [SWEEP, *arguments], SECRETS | place | variables)
+    assert command.wait() == FAILURES[fail], command.output()
     assert command.output()
     assert found(folder) == [], command.output()
     if fail in (wrong_password, wrong_password_again):

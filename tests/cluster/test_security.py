@@ -207,7 +207,9 @@ def test_a_local_launch_listens_on_loopback_and_writes_no_token(tmp_path: Path):
     home.mkdir()
     with site(tmp_path / "site", images=64, epochs=2, trials=400) as here:
         command = here.start(HOME=str(home), RAY_AUTH_MODE="disabled")
-        until(lambda: here.recorded() > 3 or command.process.poll() is not None, command.output)
+        until(
+            lambda: here.recorded() > 3 or command.process.poll() is not None, command.output, 280
+        )
         found = listeners(here.processes())
         assert found == told("A local launch"), command.output()
         assert {listener.reach for listener in found} == {"loopback"}

@@ -60,8 +60,8 @@ def test_a_tracking_uri_with_a_password_is_refused_and_not_printed(tmp_path: Pat
     said = refused(tmp_path, "launch", "rates.yaml", code=2, MLFLOW_TRACKING_URI=uri)
     assert said.endswith(
         "\nMLFLOW_TRACKING_URI must hold no user and password, for it is kept with the sweep, but "
-        "it holds one; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or for a database "
-        "PGPASSWORD"
+        "it holds one; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or for a "
+        "database PGPASSWORD"
     )
     assert "canary" not in said
     assert not (tmp_path / "sweeps").exists()
