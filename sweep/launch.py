@@ -27,6 +27,7 @@ from sweep.records import ENDED, SweepRecord, TrialRecord
 from sweep.resources import await_slots, find_slots
 from sweep.results import best_trial, write_best
 from sweep.search import LedgerScheduler, LedgerSearcher, Referee
+from sweep.secrecy import check_tracking
 from sweep.slots import Slots
 from sweep.storechecks import check_store, collect, own_place
 from sweep.study import Ledger
@@ -72,6 +73,8 @@ def launch(
 
     `checkpoints` is the address of an object store, for nodes that share no folder.
     """
+    tracking_uri = default_tracking_uri(directory.parent)
+    check_tracking(tracking_uri)
     with _interruptible(directory) as halt, contextlib.ExitStack() as name:
         name.enter_context(launching(directory))
         dataset = load_data(config, manual_dir)
@@ -84,7 +87,7 @@ def launch(
                 directory,
                 config,
                 storage=storage,
-                tracking_uri=default_tracking_uri(directory.parent),
+                tracking_uri=tracking_uri,
                 steps_per_epoch=planned_steps(config),
                 facts=facts,
                 checkpoints=place,

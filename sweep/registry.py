@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from sweep import delivery, predictor, projection
+from sweep.delivery import one_line
 from sweep.errors import CommandError
 from sweep.records import SweepRecord, TrialRecord
-from sweep.shipping import one_line
 from sweep.tracking import open_client
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from sweep.atlas_picture import atlas_png
 from sweep.drawing import needs_log_axis, short, sparkline
 from sweep.figure_page import Section, page
 from sweep.figures import FIGURES, draw
-from sweep.progress import counts, shown_parameters
 from sweep.projection import applied_curve
 from sweep.records import ENDED, SweepRecord, TrialRecord
 from sweep.results import best_trial, leaderboard, shown_state, trial_name
+from sweep.tables import chosen_text, counts
 
 __all__ = ["atlas_png", "curve_text", "figure_html", "report_html", "summary_rows"]
 
@@ -58,7 +58,7 @@ def summary_rows(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> dict[str,
         f"pruning {config.pruning.algorithm}",
         "trials": f"{len(trials)}: {states}" if trials else "none yet",
         "winner" if sweep.state in ENDED else "best so far": winner,
-    } | ({"parameters": shown_parameters(best.parameters)} if best else {})
+    } | ({"parameters": _chosen(sweep, best)} if best else {})
 
 
 def table_of(rows: Mapping[str, str]) -> str:
@@ -98,8 +98,12 @@ def _rows(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> Iterator[str]:
             f'<td class="number">{epochs}<td class="whole">{shown_state(sweep, trial)}'
             f'<td class="whole">{escape(trial.parameters["schedule"])}'
             f'<td class="whole">{curve_text(sweep, trial, 16)}'
-            f'<td class="words">{escape(shown_parameters(trial.parameters))}\n'
+            f'<td class="words">{escape(_chosen(sweep, trial))}\n'
         )
+
+
+def _chosen(sweep: SweepRecord, trial: TrialRecord) -> str:
+    return chosen_text(sweep.config, trial.parameters["schedule"], trial.parameters)
 
 
 def curve_text(sweep: SweepRecord, trial: TrialRecord, width: int) -> str:

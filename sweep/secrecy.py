@@ -1,5 +1,6 @@
 """Where secrets may be: the environment, and files that their owner alone can read."""
 
+import os
 import stat
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -44,3 +45,21 @@ def has_password(uri: str) -> bool:
         )
     except ValueError:  # a password may hold what no address can
         return "@" in uri
+
+
+def check_tracking(uri: str) -> None:
+    """Raise CommandError for a tracking URI with a password, or a password's file others may read.
+
+    The URI is written into the sweep's own files, and into records that many may read.
+    """
+    if has_password(uri):
+        raise CommandError(
+            "MLFLOW_TRACKING_URI must hold no user and password, for it is kept with the sweep, "
+            "but it holds one; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or for a "
+            "database PGPASSWORD",
+            exit_code=2,
+        )
+    credentials = Path.home() / ".mlflow" / "credentials"
+    set_here = os.environ.get("MLFLOW_TRACKING_PASSWORD") or os.environ.get("MLFLOW_TRACKING_TOKEN")
+    if uri.startswith(("http:", "https:")) and not set_here and credentials.exists():
+        check_private(credentials)

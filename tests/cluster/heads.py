@@ -1,6 +1,7 @@
 """A Ray cluster of one node, as `ray start --head` makes it, for tests that need one."""
 
 import contextlib
+import http.client
 import os
 import shutil
 import signal
@@ -8,11 +9,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from tests.faults.harness import until
 from tests.tracking_server import free_port
@@ -103,21 +103,21 @@ def ray_head(token: str | None, **variables: str) -> Iterator[Head]:
 
 
 def status(url: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> int:
-    """What a server answers to a request without a body, redirects not followed; 0: nothing."""
-    request = urllib.request.Request(url, method=method, headers=dict(headers or {}))
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
+    """What a server answers to a request without a body; redirects are not followed. 0: nothing."""
+    return ask(url, method, headers)[0]
+
+
+def ask(
+    url: str, method: str = "GET", headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
+    """The status and body of an answer; 0 where there is none."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
     try:
-        with opener.open(request, timeout=20) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        error.close()
-        return error.code
-    except OSError:
-        return 0
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect."""
-
-    def redirect_request(self, *arguments: object) -> None:
-        return None
+        connection.request(method, f"{parts.path}?{parts.query}", headers=dict(headers or {}))
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException):
+        return 0, b""
+    finally:
+        connection.close()

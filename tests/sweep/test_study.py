@@ -83,12 +83,13 @@ def python(script: str, *arguments: object) -> "subprocess.Popen[str]":
 
 def handed_out(ledger: Ledger, count: int) -> list[Any]:
     """What the search gives Ray Tune when it is asked `count` times."""
-    from sweep.search import (
-        LedgerSearcher,
-        Referee,
-    )  # imports Ray, which the other processes need not
+    # These import Ray, which the other processes need not.
+    from sweep.capacity import Capacity
+    from sweep.search import LedgerSearcher, Referee
+    from sweep.slots import Slots
 
-    searcher = LedgerSearcher(ledger, Referee(ledger), Halt(ledger.directory))
+    capacity = Capacity(Slots(1, 0, count), None)
+    searcher = LedgerSearcher(ledger, Referee(ledger), Halt(ledger.directory), capacity)
     return [searcher.suggest(str(index)) for index in range(count)]
 
 
