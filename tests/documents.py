@@ -147,7 +147,13 @@ def faults(ran: Sequence[Ran]) -> Iterator[str]:
 
 
 def same(shown: str, output: str) -> bool:
-    """Whether a page shows this output; `...` stands for anything, any blank for any other."""
+    """Whether a page shows this output.
+
+    `...` stands for anything, alone on its line for any number of lines, also none; any blank for
+    any other.
+    """
+    shown = re.sub(r"^\.\.\.\n", "...", shown, flags=re.MULTILINE)
+    shown = re.sub(r"\n\.\.\.$", "...", shown)
     return doctest.OutputChecker().check_output(shown, output, _ANY)
 
 

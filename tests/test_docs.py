@@ -147,3 +147,23 @@ def first_words(text: str) -> list[str]:
     """What the last lines of a launch begin with, from the winner on."""
     _, winner, rest = text.partition("\nwinner ")
     return re.findall(r"^\w+", (winner + rest).strip(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("shown", "output", "equal"),
+    [
+        ("a b\n", "a  b \n", True),
+        ("a ... c\n", "a b c\n", True),
+        ("a ... c\n", "a b d\n", False),
+        ("...\na\n", "a\n", True),
+        ("a\n...\n", "a\n", True),
+        ("a\n...\nb\n", "a\nb\n", True),
+        ("a\n...\nb\n", "a\n1\n2\nb\n", True),
+        ("", "a\n", False),
+        ("a\n", "", False),
+    ],
+)
+def test_what_a_page_shows_is_held_against_what_is_printed(
+    shown: str, output: str, equal: bool
+) -> None:
+    assert documents.same(shown, output) is equal
