@@ -1,5 +1,6 @@
 """The atlas of a sweep: the learning-rate curves of all trials over each other."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -48,14 +49,18 @@ def atlas(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
         return empty(title, "no trial has been started yet")
     curves = atlas_curves(sweep, trials)
     data = atlas_traces(sweep, curves)
-    raw, normalised = _axes(curves, sweep, normal=False), _axes(curves, sweep, normal=True)
+    raw, normalised = (
+        atlas_axes(curves, sweep, normal=False),
+        atlas_axes(curves, sweep, normal=True),
+    )
     buttons = [
         _button("steps and rates", data, raw),
         _button("share of training, share of peak", _normalised(sweep, curves, data), normalised),
     ]
     menu = {"type": "buttons", "direction": "right", "buttons": buttons, "showactive": True}
     place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"b": 2, "t": 2}}
-    look = {"bgcolor": "rgba(128,128,128,0.15)", "bordercolor": GRID}
+    # The chosen button is near white on every page, so that its text has to be dark.
+    look = {"bgcolor": "#d5dae1", "bordercolor": GRID, "font": {"color": "#22262c"}}
     margin = {"l": 70, "r": 110, "t": 110, "b": 60}
     return figure(data, title, height=560, margin=margin, updatemenus=[menu | place | look], **raw)
 
@@ -214,14 +219,17 @@ def _button(label: str, data: Sequence[Spec], axes: Spec) -> Spec:
     return {"label": label, "method": "update", "args": [coordinates, axes]}
 
 
-def _axes(curves: Sequence[Curve], sweep: SweepRecord, *, normal: bool) -> Spec:
+def atlas_axes(curves: Sequence[Curve], sweep: SweepRecord, *, normal: bool) -> Spec:
     """Both axes, the vertical one logarithmic where the curves span decades."""
     values = [curve.values / (curve.peak if normal else 1.0) for curve in curves]
+    lows = [float(np.quantile(own[own > 0], 0.25)) for own in values if (own > 0).any()]
     together = np.concatenate(values) if values else np.array([])
     vertical = "learning rate / its peak (fraction)" if normal else LEARNING_RATE
     across = "fraction of training" if normal else "optimizer step"
     upright = axis(vertical, together.tolist())
-    if "range" not in upright:
+    if "range" in upright:  # most of every curve is to be seen
+        upright["range"][0] = min(upright["range"][0], *(math.log10(low) for low in lows))
+    else:
         upright |= {"type": "linear", "rangemode": "tozero", "autorange": True}
     end = 1.0 if normal else sweep.steps_per_epoch * sweep.config.training.num_epochs - 1
     level = axis(across, range=[-0.02 * end, max(1.02 * end, 1e-3)])

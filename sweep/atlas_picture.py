@@ -3,16 +3,14 @@
 import io
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-from sweep.atlas import Curve, atlas_curves, colour_of, value_range
-from sweep.drawing import needs_log_axis
-from sweep.figure_parts import COLOURS, LEARNING_RATE, SCALE, axis, legend_name, metric_title
+from sweep.atlas import Curve, atlas_axes, atlas_curves, colour_of, value_range
+from sweep.figure_parts import COLOURS, LEARNING_RATE, SCALE, legend_name, metric_title
 from sweep.records import SweepRecord, TrialRecord
 
 
@@ -35,7 +33,10 @@ def atlas_png(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> bytes:
             alpha=0.8,
         )
     _mark_ends(axes, curves)
-    _fit(axes, curves)
+    upright = atlas_axes(curves, sweep, normal=False)["yaxis"]
+    if upright["type"] == "log":
+        axes.set_yscale("log")
+        axes.set_ylim(*(10**end for end in upright["range"]))
     if any(curve.state == "complete" for curve in curves):
         scale = LinearSegmentedColormap.from_list("results", [colour for _, colour in SCALE])
         scale = scale if sweep.config.search.goal == "maximize" else scale.reversed()
@@ -58,12 +59,3 @@ def _mark_ends(axes: Axes, curves: Sequence[Curve]) -> None:
             label = legend_name(state, len(found))
             axes.scatter(across, upright, marker=symbol, color=COLOURS[state], label=label, s=30)
             axes.legend(frameon=False)
-
-
-def _fit(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Make the vertical axis logarithmic where the curves span decades."""
-    together = np.concatenate([curve.values for curve in curves]) if curves else np.array([])
-    if needs_log_axis(together):
-        low, high = axis("", together.tolist())["range"]
-        axes.set_yscale("log")
-        axes.set_ylim(10**low, 10**high)

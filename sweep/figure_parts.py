@@ -62,7 +62,12 @@ def axis(title: str, values: Iterable[float | None] = (), **changes: Any) -> Spe
         log["range"] = [math.log10(low / 1.3), math.log10(high * 1.3)]
         if high < 30 * low:
             log.pop("dtick")
-    base = {"title": {"text": title}, "gridcolor": GRID, "zeroline": False, "automargin": True}
+    base = {
+        "title": {"text": title, "standoff": 12},
+        "gridcolor": GRID,
+        "zeroline": False,
+        "automargin": True,
+    }
     return base | log | changes
 
 
@@ -102,7 +107,7 @@ def empty(title: str, message: str) -> go.Figure:
     """A figure that says why there is nothing to draw."""
     note = annotation(message, x=0.5, y=0.5, size=14)
     hidden = {"visible": False}
-    return figure([], title, height=220, xaxis=hidden, yaxis=hidden, annotations=[note])
+    return figure([], title, height=150, xaxis=hidden, yaxis=hidden, annotations=[note])
 
 
 def annotation(text: str, *, x: float, y: float, size: int = 12, **changes: Any) -> Spec:

@@ -69,8 +69,8 @@ def best_trials(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
                     "<extra></extra>",
                 }
             )
-    accuracy = metric_title(sweep.config, "val_accuracy").replace(" of", "<br>of")
-    loss = metric_title(sweep.config, "train_loss").replace(", ", ",<br>")
+    accuracy = metric_title(sweep.config, "val_accuracy").replace(" (", "<br>(")
+    loss = metric_title(sweep.config, "train_loss").replace(" (", "<br>(")
     layout = {
         "xaxis": axis("epoch", anchor="y3", range=[0, sweep.config.training.num_epochs * 1.01]),
         "yaxis": axis(accuracy, domain=[0.68, 1.0]),

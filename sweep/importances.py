@@ -17,14 +17,12 @@ _LEAST = 10  # complete trials from which an importance is worth telling
 def importances(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
     """How much each parameter decided the result, of trials that trained to their end."""
     complete = [t for t in trials if t.state == "complete" and t.value is not None]
-    title = f"Importance of the parameters ({len(complete)} full-length trials)"
+    title = f"Importance of the parameters (full-length trials: {len(complete)})"
     values = finite(trial.value for trial in complete)
     if not columns_of(sweep):
         return empty(title, "this sweep has no free parameter")
     if len(complete) < _LEAST:
-        return empty(
-            title, f"needs more trials: {_LEAST} full-length ones, but {len(complete)} are"
-        )
+        return empty(title, f"needs more trials: {_LEAST} full-length ones, got {len(complete)}")
     if values.min() == values.max():
         return empty(title, "needs more trials: all full-length ones came to the same value")
     groups = {"all families": complete} if len(free_names(sweep)) > 1 else {}

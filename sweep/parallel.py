@@ -18,7 +18,7 @@ _MOST_AXES = 10
 def parallel(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
     """Every complete trial as a line through its parameters to its result."""
     complete = [t for t in trials if t.state == "complete" and t.value is not None]
-    title = f"Parallel coordinates ({len(complete)} full-length trials)"
+    title = f"Parallel coordinates (full-length trials: {len(complete)})"
     if not complete:
         return empty(title, "no trial is complete yet")
     columns = columns_of(sweep)
@@ -26,7 +26,8 @@ def parallel(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
     ranked = sorted(columns, key=lambda name: (name != "schedule", -len(chosen[name])))
     shown = [name for name in ranked if chosen[name]][:_MOST_AXES]
     dimensions = [_dimension(name, columns[name], chosen[name], complete) for name in shown]
-    label = metric_title(sweep.config, sweep.config.search.metric).replace(" (", "<br>(")
+    label = metric_title(sweep.config, sweep.config.search.metric)
+    label = label.partition(" of ")[0].partition(",")[0].removesuffix(")") + ")"
     values = [trial.value for trial in complete]
     dimensions.append({"label": label, "values": values})
     best_is_high = sweep.config.search.goal == "maximize"
@@ -43,7 +44,7 @@ def parallel(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
     if left_out:
         text = f"{left_out} more parameters, which fewer trials have, are left out"
         notes = [annotation(text, x=0, y=-0.12, xanchor="left")]
-    margin = {"l": 110, "r": 110, "t": 150, "b": 50}
+    margin = {"l": 140, "r": 130, "t": 150, "b": 50}
     return figure([trace], title, height=520, margin=margin, annotations=notes)
 
 
@@ -56,8 +57,7 @@ def _dimension(
     """One upright axis; trials without the parameter go through `none` below the others."""
     if is_choice(spreads):
         listed = [str(o) for s in spreads if isinstance(s, Choice) for o in s.options]
-        taken = {str(value) for value in chosen.values()}
-        options = [option for option in dict.fromkeys([*listed, *taken]) if option in taken]
+        options = list(dict.fromkeys(listed))
         places = {number: float(options.index(str(value))) for number, value in chosen.items()}
         ticks = {float(place): option for place, option in enumerate(options)}
     else:
@@ -70,7 +70,7 @@ def _dimension(
     if len(chosen) < len(trials):
         low -= 0.15 * ((high - low) or 1.0)
         ticks[low] = "none"
-    unit = "" if is_choice(spreads) else f" ({unit_of(name)})"
+    unit = "" if is_choice(spreads) else f" ({unit_of(name, spreads)})"
     log_note = ", log" if not is_choice(spreads) and is_log(spreads) else ""
     return {
         "label": label_of(name) + (unit[:-1] + log_note + ")" if unit else ""),

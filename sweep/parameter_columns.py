@@ -61,8 +61,11 @@ def decades(spreads: Sequence[Distribution]) -> float:
     return math.log10(high / low) if low > 0 else 0.0
 
 
-def unit_of(name: str) -> str:
+def unit_of(name: str, spreads: Sequence[Distribution]) -> str:
     """What a parameter is counted in: the unit that its name carries."""
+    options = [o for s in spreads if isinstance(s, Choice) for o in s.options]
+    if any(isinstance(option, str | bool) for option in options):
+        return "option"
     stem = name.rstrip("0123456789").rstrip(".")
     units = {"_steps": "optimizer steps", "_epochs": "epochs", "_fraction": "fraction"}
     return next((unit for end, unit in units.items() if stem.endswith(end)), "dimensionless")

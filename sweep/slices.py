@@ -30,6 +30,7 @@ def slices(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
     """The metric against each free parameter; diverged trials are crosses at the bottom."""
     title, columns = "The result against each parameter", columns_of(sweep)
     columns.pop("schedule", None)  # which `families` shows
+    values = {name: chosen_by(sweep, trials, name) for name in columns}
     if not columns:
         return empty(title, "this sweep has no free parameter")
     if not trials:
@@ -40,15 +41,15 @@ def slices(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
     upright["title"]["text"] = upright["title"]["text"].replace(" (", "<br>(")
     upright.pop("range", None)  # the crosses lie below it
     bottom = at_the_bottom([trial.value for trial in trials], log=log)
-    rows = math.ceil(len(columns) / _ACROSS)
+    shown = [name for name in columns if values[name]]
+    rows = math.ceil(len(shown) / _ACROSS)
     data: list[Spec] = []
     layout: Spec = {}
-    for index, (name, spreads) in enumerate(columns.items()):
+    for index, name in enumerate(shown):
         number = "" if index == 0 else str(index + 1)
         row, column = divmod(index, _ACROSS)
-        values = chosen_by(sweep, trials, name)
-        data += _panel(sweep, trials, values, spreads, bottom, number, name)
-        layout |= _panel_axes(name, spreads, upright, number, row, column, rows)
+        data += _panel(sweep, trials, values[name], columns[name], bottom, number, name)
+        layout |= _panel_axes(name, columns[name], upright, number, row, column, rows)
     _name_once(data, sweep, trials)
     height = 120 + _PANEL * rows
     return figure(data, title, height=height, margin={"l": 75, "r": 20, "t": 90, "b": 60}, **layout)
@@ -103,7 +104,9 @@ def _panel_axes(
     width, height = (1 - 2 * gap_across) / 3, (1 - (rows - 1) * gap_upright) / rows
     left, top = column * (width + gap_across), 1 - row * (height + gap_upright)
     level = axis(
-        f"{name} ({unit_of(name)})", anchor=f"y{number}", domain=[left, min(left + width, 1)]
+        f"{name} ({unit_of(name, spreads)})",
+        anchor=f"y{number}",
+        domain=[left, min(left + width, 1)],
     )
     if is_choice(spreads):
         options = [str(o) for s in spreads if isinstance(s, Choice) for o in s.options]
