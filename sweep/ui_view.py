@@ -44,7 +44,8 @@ def view(config: SweepConfig) -> dict[str, Any]:
     ]
     chosen = [f"{kind}.`{key}`" for kind, key in columns]
     widths = {f"{kind}.`{key}`": 40 + 8 * len(key) for kind, key in columns}
-    widths |= {"attributes.`Run Name`": 340, "runDateAndNestInfo": 150, "tags.`family`": 160}
+    widths |= {"attributes.`Run Name`": 320, "runDateAndNestInfo": 150}
+    widths |= {"tags.`state`": 105, "tags.`family`": 160}
     return {
         "searchFilter": "",
         "orderByKey": "attributes.start_time",  # any other order takes children from their parents
