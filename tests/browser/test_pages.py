@@ -71,7 +71,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """A page that reaches this machine alone; it must not try more, nor meet an error."""
-    context = browser.new_context(viewport={"width": 1600, "height": 960})
+    context = browser.new_context(viewport={"width": 1500, "height": 900})
     opened = context.new_page()
     opened.set_default_timeout(PATIENCE_MS)
     expect.set_options(timeout=PATIENCE_MS)
