@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from sweep.delivery import Status, read_status
 from sweep.directory import read_sweep
+from sweep.figures import FIGURES
 from sweep.records import SweepRecord, TrialRecord
 from sweep.results import best_trial, trial_name
 from tests.sweep.test_launch import WITH_DIVERGING, overrides, run
@@ -198,9 +199,11 @@ def test_the_report_needs_no_server(page: Page, home: Home, pictures: Path):
     page.goto((home.folder / "report.html").as_uri())
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
     page.screenshot(path=pictures / "report.png")
-    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
-    expect(page.locator(".js-plotly-plot").last).to_be_visible()
-    page.screenshot(path=pictures / "report-end.png")
+    for name in FIGURES:
+        place = page.locator(f"#{name}")
+        place.scroll_into_view_if_needed()
+        expect(place.locator(".main-svg").first).to_be_visible()
+        place.screenshot(path=pictures / f"figure-{name}.png")
 
 
 def printed_report(home: Home, *arguments: str) -> None:
