@@ -61,8 +61,9 @@ def atlas(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
     place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"b": 2, "t": 2}}
     # The chosen button is near white on every page, so that its text has to be dark.
     look = {"bgcolor": "#d5dae1", "bordercolor": GRID, "font": {"color": "#22262c"}}
-    margin = {"l": 70, "r": 110, "t": 110, "b": 60}
-    return figure(data, title, height=560, margin=margin, updatemenus=[menu | place | look], **raw)
+    below = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.16, "yanchor": "top"}
+    layout = {"margin": {"l": 70, "r": 110, "t": 110, "b": 90}, "legend": below}
+    return figure(data, title, height=590, updatemenus=[menu | place | look], **layout, **raw)
 
 
 def atlas_curves(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> list[Curve]:
@@ -221,7 +222,7 @@ def _button(label: str, data: Sequence[Spec], axes: Spec) -> Spec:
 
 def atlas_axes(curves: Sequence[Curve], sweep: SweepRecord, *, normal: bool) -> Spec:
     """Both axes, the vertical one logarithmic where the curves span decades."""
-    values = [curve.values / (curve.peak if normal else 1.0) for curve in curves]
+    values = [curve.values / (curve.peak if normal else 1.0) for curve in in_view(curves)]
     lows = [float(np.quantile(own[own > 0], 0.25)) for own in values if (own > 0).any()]
     stopped = zip(curves, values, strict=True)
     lows += [float(own[-1]) for curve, own in stopped if curve.state != "complete" and len(own)]
@@ -238,6 +239,14 @@ def atlas_axes(curves: Sequence[Curve], sweep: SweepRecord, *, normal: bool) -> 
     end = 1.0 if normal else sweep.steps_per_epoch * sweep.config.training.num_epochs - 1
     level = axis(across, range=[-0.02 * end, max(1.02 * end, 1e-3)])
     return {"xaxis": level, "yaxis": upright}
+
+
+def in_view(curves: Sequence[Curve]) -> Sequence[Curve]:
+    """The curves that an axis shows: not those that diverged at rates far above all others."""
+    peaks = [curve.peak for curve in curves if curve.state != "diverged" and len(curve.steps)]
+    if not peaks:
+        return curves
+    return [curve for curve in curves if curve.state != "diverged" or curve.peak <= 30 * max(peaks)]
 
 
 def rounded(x: np.ndarray, y: np.ndarray) -> tuple[list[Any], list[float]]:

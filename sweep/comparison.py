@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search_spaces import changed_keys
-from sweep.atlas import atlas_curves, atlas_traces
+from sweep.atlas import atlas_curves, atlas_traces, in_view
 from sweep.drawing import short
 from sweep.figure_page import Section, page
 from sweep.figure_parts import (
@@ -116,7 +116,9 @@ def both_atlases(a: Sweep, b: Sweep) -> go.Figure:
     """The learning-rate curves of two sweeps beside each other, on the same axes."""
     title = "Every learning-rate curve"
     curves = [atlas_curves(*one) for one in (a, b)]
-    values = [value for found in curves for curve in found for value in curve.values.tolist()]
+    values = [
+        value for found in curves for curve in in_view(found) for value in curve.values.tolist()
+    ]
     if not values:
         return empty(title, "neither sweep has a curve yet")
     data: list[Spec] = []

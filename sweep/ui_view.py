@@ -43,7 +43,9 @@ def view(config: SweepConfig) -> dict[str, Any]:
         *(("params", key) for key in _common_parameters(config)),
     ]
     chosen = [f"{kind}.`{key}`" for kind, key in columns]
-    widths = {"attributes.`Run Name`": 280, "runDateAndNestInfo": 150, "tags.`family`": 150}
+    widths = {f"{kind}.`{key}`": 40 + 8 * len(key) for kind, key in columns}
+    widths |= {"attributes.`Run Name`": 320, "runDateAndNestInfo": 150}
+    widths |= {"tags.`state`": 105, "tags.`family`": 160}
     return {
         "searchFilter": "",
         "orderByKey": "attributes.start_time",  # any other order takes children from their parents
