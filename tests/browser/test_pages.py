@@ -218,4 +218,9 @@ def test_two_sweeps_are_compared_without_a_server(page: Page, home: Home, pictur
     page.goto((home.folder / "compare.html").as_uri())
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
     expect(page.get_by_text("few").first).to_be_visible()
-    page.screenshot(path=pictures / "compare.png", full_page=True)
+    page.screenshot(path=pictures / "compare.png")
+    for name in ("atlases", "results"):
+        place = page.locator(f"#{name}")
+        place.scroll_into_view_if_needed()
+        expect(place.locator(".main-svg").first).to_be_visible()
+        place.screenshot(path=pictures / f"compare-{name}.png")
