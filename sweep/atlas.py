@@ -224,12 +224,16 @@ def atlas_axes(curves: Sequence[Curve], sweep: SweepRecord, *, normal: bool) -> 
     """Both axes, the vertical one logarithmic where the curves span decades."""
     values = [curve.values / (curve.peak if normal else 1.0) for curve in in_view(curves)]
     lows = [float(np.quantile(own[own > 0], 0.25)) for own in values if (own > 0).any()]
+    stopped = zip(curves, values, strict=True)
+    lows += [float(own[-1]) for curve, own in stopped if curve.state != "complete" and len(own)]
     together = np.concatenate(values) if values else np.array([])
     vertical = "learning rate / its peak (fraction)" if normal else LEARNING_RATE
     across = "fraction of training" if normal else "optimizer step"
     upright = axis(vertical, together.tolist())
-    if "range" in upright:  # most of every curve is to be seen
-        upright["range"][0] = min(upright["range"][0], *(math.log10(low) for low in lows))
+    if "range" in upright:  # most of every curve is to be seen, and where trials were stopped
+        low, high = upright["range"]
+        floor = 10 ** (high - 6)
+        upright["range"][0] = min(low, math.log10(max(min(lows), floor) / 1.3))
     else:
         upright |= {"type": "linear", "rangemode": "tozero", "autorange": True}
     end = 1.0 if normal else sweep.steps_per_epoch * sweep.config.training.num_epochs - 1

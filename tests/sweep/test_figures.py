@@ -231,7 +231,24 @@ def test_the_best_five_have_three_panels_over_one_axis() -> None:
     assert loss["y"] == [report["train_loss"] for report in best[0].reports]
     assert accuracy["x"] == [1, 2, 3, 4, 5, 6]
     assert rates["x"][-1] == 6 - 1 / record.steps_per_epoch
-    assert drawn["layout"]["yaxis3"]["type"] == "log"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "kind"),
+    [
+        ("exponential_decay: {peak_lr: {uniform: [0.1, 1]}, decay_rate: 1e-4}", "log"),
+        ("constant: {peak_lr: {uniform: [0.1, 1]}}", None),
+    ],
+)
+def test_the_rates_of_the_best_are_logarithmic_where_they_span_decades(
+    schedule: str, kind: str | None
+) -> None:
+    text = (
+        f"{CONFIG.partition('  schedule:')[0]}  schedule: {{{schedule}}}\nsearch: {{num_trials: 3}}"
+    )
+    record, trials = made_up(3, config=config_of(text), states=("complete",))
+    layout = plain("best_trials", (record, trials))["layout"]
+    assert layout["yaxis3"].get("type") == kind
 
 
 def test_families_are_counted_and_hold_their_own_results() -> None:

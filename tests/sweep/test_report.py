@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -31,18 +32,23 @@ class Page(HTMLParser):
 
     def __init__(self, text: str):
         super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = [("", {})]
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.script: str | None = None  # the id of the one that is open
         self.scripts: dict[str, str] = {}
         self.text = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
+        if tag == "script":
+            self.script = dict(attrs).get("id") or ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self.script = None if tag == "script" else self.script
 
     def handle_data(self, data: str) -> None:
-        tag, attributes = self.elements[-1]
-        if tag == "script":
-            self.scripts[attributes.get("id") or ""] = data
+        if self.script is not None:
+            self.scripts[self.script] = self.scripts.get(self.script, "") + data
         else:
             self.text += data
 
@@ -139,7 +145,7 @@ def test_the_texts_of_a_person_are_shown_not_run() -> None:
     for text in (report_html(sweep, named), compare_html((sweep, named), (sweep, named))):
         page = Page(text)
         assert not [one for one in page.elements if one[0] == "b"]
-        assert HOSTILE.replace("&amp;", "&amp;amp;").replace("<", "&lt;")[:12] in text
+        assert escape(HOSTILE) in text
         scripts = [one for one in page.elements if one[0] == "script"]
         assert all(attributes.get("id") for _, attributes in scripts[:-1])
 
@@ -227,7 +233,7 @@ def test_a_browser_draws_every_figure_and_asks_for_nothing(tmp_path: Path) -> No
 
 def command(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [SWEEP, *arguments], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        [SWEEP, *arguments], cwd=folder, capture_output=True, text=True, timeout=280, check=False
     )
 
 
