@@ -97,7 +97,8 @@ def deliver_now(directory: Path) -> tuple[str, int]:
     status = read_status(directory)
     late, epochs = undelivered(status, trials)
     if code == 0:
-        return f"MLflow holds all of {directory.name}: {len(trials)} trials", 0
+        lacks = f", but no new pictures: {status.pictures}" if status.pictures else ""
+        return f"MLflow holds all of {directory.name}: {len(trials)} trials{lacks}", 0
     reason = status.error or "the delivery was cut off"
     what = f"{late} trials ({epochs} epochs) are" if late else "the sweep's own run is"
     return (

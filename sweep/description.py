@@ -37,9 +37,10 @@ def escaped(text: str) -> str:
     """A user's words as markdown that shows them as they are, cut where they are long."""
     words = text.strip()
     shown = words if len(words) <= _MAX_WORDS else words[:_MAX_WORDS] + "..."
-    shown = re.sub(r"([\\`*_\[\]|~])", r"\\\1", shown)
+    shown = re.sub(r"([\\`*_\[\]|~:])", r"\\\1", shown)
+    shown = re.sub(r"(?<!\S)@(?=\w)", r"\\@", shown)  # MLflow makes links of @names
     shown = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    lines = [re.sub(r"^(\d*)([#+=.:)-])", r"\1\\\2", line.strip()) for line in shown.splitlines()]
+    lines = [re.sub(r"^(\d*)([#+=.)-])", r"\1\\\2", line.strip()) for line in shown.splitlines()]
     joined = "\n".join(lines)
     return joined if len(joined) <= _MAX_ESCAPED else "(too long to be shown: see config.yaml)"
 

@@ -67,9 +67,10 @@ SHIPPER = (
     *("create experiment", "created experiment", "create parent run", "created parent run"),
     *("log dataset", "logged dataset", "create trial run", "created trial run", "log batch"),
     *("logged batch", "upload", "uploaded", "end trial run", "ended trial run"),
-    *("end parent run", "ended parent run", "replace status.json", "replaced status.json"),
+    *("end parent run", "ended parent run"),
     *("upload checkpoint", "uploaded checkpoint", "tag"),  # which tells that it was uploaded
     *("draw", "drawn", "upload@2", "uploaded@2", "tagged"),  # the second upload is the pictures'
+    *("replace status.json", "replaced status.json"),
 )
 # Behind what there is but one of.
 ONCE = (

@@ -3,8 +3,6 @@
 import json
 import math
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from sweep import delivery, pictures
+from sweep.control import deliver_now
 from sweep.delivery import Drawing
 from sweep.directory import open_ledger
 from sweep.metrics import checkpoint_path
@@ -51,8 +50,9 @@ def held(sweep: SweepRecord, name: str, folder: Path) -> str:
 
 def written(sweep: SweepRecord, name: str) -> int:
     """When an artifact of the sweep's own run was stored, in nanoseconds."""
-    place = runs_of(sweep)[None].info.artifact_uri.removeprefix("file://")
-    return Path(place, name).stat().st_mtime_ns
+    place = runs_of(sweep)[None].info.artifact_uri
+    assert place is not None
+    return Path(place.removeprefix("file://"), name).stat().st_mtime_ns
 
 
 # Pictures
@@ -129,29 +129,29 @@ def test_pictures_are_named_by_what_they_show(tmp_path: Path) -> None:
     assert pictures.fingerprint(sweep, all_outcomes()) == pictures.fingerprint(sweep, trials)
 
 
-def test_pictures_that_cannot_be_drawn_keep_nothing_back(tmp_path: Path) -> None:
+def test_pictures_that_cannot_be_drawn_keep_nothing_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """plotly is broken in the shipper; once it is mended, the pictures come."""
     directory, broken = tmp_path / "tracked-1", tmp_path / "broken"
     make_ledger(directory, f"sqlite:///{tmp_path}/mlflow.db", state="finished")
     (broken / "plotly").mkdir(parents=True)
     (broken / "plotly" / "__init__.py").write_text("raise ImportError('no plotly today')\n")
     path = os.pathsep.join([str(broken), str(Path(__file__).parents[2])])
-    assert ship_once(directory, PYTHONPATH=path) == 0
+    monkeypatch.setenv("PYTHONPATH", path)
+    reason = "ImportError: no plotly today"
+    held_all = "MLflow holds all of tracked-1: 2 trials"
+    assert deliver_now(directory) == (f"{held_all}, but no new pictures: {reason}", 0)
     sweep, status = open_ledger(directory).sweep(), delivery.read_status(directory)
-    assert status.pictures == "ImportError: no plotly today"
+    assert status.pictures == reason
     assert (status.error, status.undelivered_trials) == (None, 0)
     parent = runs_of(sweep)[None]
     assert parent.info.status == "FINISHED"
     assert set(artifacts(sweep, parent)) & {"leaderboard.json", *PICTURES} == {"leaderboard.json"}
-    assert ship_once(directory) == 0
+    monkeypatch.delenv("PYTHONPATH")
+    assert deliver_now(directory) == (held_all, 0)
     assert delivery.read_status(directory).pictures is None
     assert set(artifacts(sweep, parent)) >= PICTURES
-
-
-def ship_once(directory: Path, **variables: str) -> int:
-    command = [sys.executable, "-m", "sweep.tracking", str(directory), "--once"]
-    root = Path(__file__).parents[2]
-    return subprocess.run(command, cwd=root, env=os.environ | variables, timeout=120).returncode
 
 
 # The other files, data sets and tags

@@ -124,6 +124,7 @@ WORDS = [
     "    indented",
     "> quoted &lt; &amp; <",
     "+ plus\n: colon",
+    "by @ada, a@b.c @ noon: see https://example.com :smile:",
 ]
 
 
@@ -134,6 +135,11 @@ def test_the_words_of_a_user_stay_words(words: str) -> None:
     assert shown, html
     plain = shown[1].replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"')
     assert plain.replace("&amp;", "&") == "\n".join(map(str.strip, words.splitlines()))
+
+
+def test_names_and_addresses_become_no_links() -> None:
+    """MLflow's pages make links of them."""
+    assert escaped("by @ada a@b.c @ http://x.y") == r"by \@ada a@b.c @ http\://x.y"
 
 
 @pytest.mark.parametrize("words", ["x" * 5000, "&" * 5000, "word " * 5000, "*\n" * 5000])
