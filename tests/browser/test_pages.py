@@ -13,7 +13,7 @@ from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from sweep.delivery import Status, read_status
 from sweep.directory import read_sweep
@@ -86,16 +86,15 @@ def page(browser: Browser) -> Iterator[Page]:
             outside.append(url)
         return inside
 
+    def hear(said: ConsoleMessage) -> None:
+        if said.type == "error":
+            errors.append(f"{said.text} {said.location.get('url', '')}")
+
     context.route(
         "**/*", lambda route: route.continue_() if look(route.request.url) else route.abort()
     )
     opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.on(
-        "console",
-        lambda said: (
-            said.type == "error" and errors.append(f"{said.text} {said.location.get('url', '')}")
-        ),
-    )
+    opened.on("console", hear)
     yield opened
     context.close()
     assert not outside
