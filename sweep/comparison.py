@@ -106,7 +106,7 @@ def compare_html(a: Sweep, b: Sweep) -> str:
     names = f"<tr><th><th>{escape(a[0].name)}<th>{escape(b[0].name)}\n"
     text = (
         f"<h1>{escape(title)}</h1>\n<p>{escape(said)}</p>\n"
-        f'<div class="wide"><table>{names}{lines}</table></div>\n'
+        f'<div class="wide"><table class="pair">{names}{lines}</table></div>\n'
     )
     figures = {"atlases": both_atlases(a, b), "results": both_results(a, b)}
     return page(title, [Section(text, figures)])

@@ -22,6 +22,9 @@ h1 { font-size: 1.6rem; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 p { margin: .3rem 0 1rem; } .faint { color: var(--faint); }
 table { border-collapse: collapse; }
+.pair { table-layout: fixed; width: 100%; overflow-wrap: anywhere; }
+.pair th { white-space: normal; }
+.pair th:first-child { width: 24%; }
 th, td { text-align: left; vertical-align: top; padding: .25rem 1.2rem .25rem 0;
   border-bottom: 1px solid var(--line); }
 th { font-weight: 600; white-space: nowrap; }

@@ -77,7 +77,9 @@ def best_trials(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
         "yaxis2": axis(loss, values["y2"], domain=[0.34, 0.62]),
         "yaxis3": axis("learning rate<br>(dimensionless)", values["y3"], domain=[0.0, 0.28]),
     }
-    return figure(data, title, height=680, **layout)
+    below = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.1, "yanchor": "top"}
+    margin = {"l": 70, "r": 30, "t": 60, "b": 110}  # five names may take three lines
+    return figure(data, title, height=710, margin=margin, legend=below, **layout)
 
 
 def _panels(

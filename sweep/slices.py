@@ -114,7 +114,7 @@ def _panel_axes(
     elif is_log(spreads):
         level |= {"type": "log", "exponentformat": "power"}
         if decades(spreads) >= 2:
-            level["dtick"] = 1
+            level["dtick"] = max(1, round(decades(spreads) / 4))
     side = upright | {"anchor": f"x{number}", "domain": [max(top - height, 0), top]}
     if number:
         side["matches"] = "y"

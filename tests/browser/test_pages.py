@@ -13,7 +13,7 @@ from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from sweep.delivery import Status, read_status
 from sweep.directory import read_sweep
@@ -86,16 +86,15 @@ def page(browser: Browser) -> Iterator[Page]:
             outside.append(url)
         return inside
 
+    def hear(said: ConsoleMessage) -> None:
+        if said.type == "error":
+            errors.append(f"{said.text} {said.location.get('url', '')}")
+
     context.route(
         "**/*", lambda route: route.continue_() if look(route.request.url) else route.abort()
     )
     opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.on(
-        "console",
-        lambda said: (
-            said.type == "error" and errors.append(f"{said.text} {said.location.get('url', '')}")
-        ),
-    )
+    opened.on("console", hear)
     yield opened
     context.close()
     assert not outside
@@ -218,4 +217,9 @@ def test_two_sweeps_are_compared_without_a_server(page: Page, home: Home, pictur
     page.goto((home.folder / "compare.html").as_uri())
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
     expect(page.get_by_text("few").first).to_be_visible()
-    page.screenshot(path=pictures / "compare.png", full_page=True)
+    page.screenshot(path=pictures / "compare.png")
+    for name in ("atlases", "results"):
+        place = page.locator(f"#{name}")
+        place.scroll_into_view_if_needed()
+        expect(place.locator(".main-svg").first).to_be_visible()
+        place.screenshot(path=pictures / f"compare-{name}.png")

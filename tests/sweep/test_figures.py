@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.pages import made_up
 from search_spaces import SweepConfig, parse_config
-from sweep.atlas import atlas_curves
+from sweep.atlas import Curve, atlas_curves, in_view
 from sweep.errors import CommandError
 from sweep.figure_parts import COLOURS, on_scale
 from sweep.figures import FIGURES, draw
@@ -208,6 +208,17 @@ def test_the_atlas_is_logarithmic_where_rates_span_decades(sweep: str, kind: str
     assert layout["yaxis"]["type"] == kind
     raw, _ = layout["updatemenus"][0]["buttons"]
     assert raw["args"][1]["yaxis"]["type"] == kind
+
+
+def test_what_diverged_far_above_the_others_is_out_of_view() -> None:
+    def curve(state: str, peak: float) -> Curve:
+        trial = case("mixed")[1][0]
+        return Curve(trial, state, np.array([0]), np.array([peak]), peak, False)
+
+    near, far = curve("diverged", 2.0), curve("diverged", 1e20)
+    complete = curve("complete", 0.1)
+    assert in_view([complete, near, far]) == [complete, near]
+    assert in_view([near, far]) == [near, far]  # nothing else to look at
 
 
 def test_most_of_every_curve_lies_on_the_logarithmic_axis() -> None:
