@@ -140,6 +140,12 @@ def test_a_cluster_is_looked_at_before_anything_is_made_there(tmp_path: Path) ->
         assert not here.directory.exists()
         assert list((here.folder / "sweeps").glob(".reach-*")) == []
 
+        (tmp_path / "sitecustomize.py").write_text("import ray; ray.__version__ = '0.0.1'\n")
+        told = here.run(*words, code=2, PYTHONPATH=str(tmp_path))
+        assert "driver and cluster must have the same versions of Python and Ray, but" in told
+        assert "Ray: 0.0.1" in told
+        assert "Traceback" not in told
+
         told = here.run("doctor", "--json", "--address", nodes.address, code=5)
         checks = {check["name"]: check for check in json.loads(told[told.index("[\n") :])}
         assert checks["nodes"]["state"] == "bad"
