@@ -15,17 +15,21 @@ pytestmark = [
 ]
 CLUSTER = {
     "cluster_name": "grows",
-    "max_workers": 1,
+    "max_workers": 2,
     "idle_timeout_minutes": 5,
     "upscaling_speed": 10,
-    "provider": {"type": "fake_multinode"},
+    "provider": {
+        "type": "fake_multinode",
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+    },
     "available_node_types": {
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "worker": {
             "resources": {"CPU": 1, "GPU": 1, "object_store_memory": 100_000_000},
             "node_config": {},
             "min_workers": 0,
-            "max_workers": 1,
+            "max_workers": 2,
         },
     },
     "head_node_type": "ray.head.default",
@@ -36,16 +40,16 @@ CLUSTER = {
 }
 
 
-def test_demand_brings_the_first_node(tmp_path: Path) -> None:
-    """The cluster has only a head, without cores; the sweep asks for one trial at once."""
+def test_demand_brings_the_first_node_and_then_the_other(tmp_path: Path) -> None:
+    """The cluster has only a head, without cores; the sweep asks for two trials at once."""
     (tmp_path / "cluster.json").write_text(json.dumps(CLUSTER))
-    with network(1) as net, site(tmp_path / "site", trials=2, epochs=4) as here:
+    with network(1) as net, site(tmp_path / "site", trials=8, epochs=40) as here:
         here.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         here.environment |= {"JAX_PLATFORMS": "cpu"}
         grows = f"--autoscaling-config={tmp_path}/cluster.json"
         with machines(net, here.environment, [0], cpus=0, gpus=0, options=[grows]) as nodes:
             words = [SWEEP, "launch", "faults.yaml", "--address", nodes.address]
-            words += ["--set", "resources={gpus_per_trial: 1, max_concurrent: 1}"]
+            words += ["--set", "resources={gpus_per_trial: 1, max_concurrent: 2}"]
             command = net.command(0, *words)
             here.commands.append(Command(here.folder, command, here.environment | nodes.secret))
             assert here.commands[-1].wait(600) == 0, here.commands[-1].output() + nodes.logs()
@@ -54,4 +58,5 @@ def test_demand_brings_the_first_node(tmp_path: Path) -> None:
         trials = here.read()[1]
         assert {trial.state for trial in trials} == {"complete"}
         workers = [report["worker"] for trial in trials for report in trial.reports]
+        assert len({worker["pid"] for worker in workers}) == 2
         assert {tuple(worker["gpu_ids"]) for worker in workers} == {("0",)}

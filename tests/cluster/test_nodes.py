@@ -179,7 +179,8 @@ def test_more_than_any_node_has_is_refused_unless_the_cluster_may_grow(tmp_path:
         command.kill()
 
         # Trials that end far more often than a worker takes to start.
-        command = here.start(*words[:-1], "--set", "search.num_trials=5000")
+        each = "resources={cpus_per_trial: 1, gpus_per_trial: 0}"
+        command = here.start(*words, each, "--set", "search.num_trials=5000")
         until(lambda: len(workers(here)) == 2 or ended(command), command.output, 280)
         nodes.add("like")
         command.says("the cluster now holds 4 trials at once, on 3 nodes")
