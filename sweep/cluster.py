@@ -66,6 +66,12 @@ def connected(address: str | None, *, insecure: bool = False) -> Iterator[None]:
     except CommandError:
         raise
     except Exception as error:  # Ray raises bare ones, as where it is too slow to start
+        if "ersion mismatch" in (told := " ".join(str(error).split())):
+            raise CommandError(
+                f"driver and cluster must have the same versions of Python and Ray, but: {told}; "
+                "install the same lock file on both, or run this in the cluster's own image",
+                exit_code=2,
+            ) from error
         raise CommandError(
             f"no Ray cluster answers at {address}: {error}\n"
             "Start one with `ray start --head`, or leave --address and RAY_ADDRESS out to use this "

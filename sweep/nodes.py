@@ -1,8 +1,8 @@
 """What the nodes of a cluster are like: asked by a small task on each of them."""
 
 import json
+import os
 import platform
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
@@ -116,8 +116,6 @@ def check_versions() -> None:
 
 def list_devices(address: str) -> list[str]:
     """The kinds of GPUs that JAX sees in this worker."""
-    import os
-
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     import jax
 
@@ -135,4 +133,4 @@ def report(address: str) -> None:
     with connected(address, insecure=True):  # sweep doctor has asked for the token before
         breaks, changes = mismatches(versions(), ask_every_node(versions))
         devices = ask_every_node(list_devices, gpus=True, limit_s=30)
-        print(json.dumps({"breaks": breaks, "changes": changes, "nodes": devices}), file=sys.stdout)
+        print(json.dumps({"breaks": breaks, "changes": changes, "nodes": devices}))

@@ -18,7 +18,11 @@ CLUSTER = {
     "max_workers": 2,
     "idle_timeout_minutes": 5,
     "upscaling_speed": 10,
-    "provider": {"type": "fake_multinode"},
+    "provider": {
+        "type": "fake_multinode",
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+    },
     "available_node_types": {
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "worker": {
@@ -36,10 +40,10 @@ CLUSTER = {
 }
 
 
-def test_demand_brings_the_first_node_and_then_the_others(tmp_path: Path) -> None:
+def test_demand_brings_the_first_node_and_then_the_other(tmp_path: Path) -> None:
     """The cluster has only a head, without cores; the sweep asks for two trials at once."""
     (tmp_path / "cluster.json").write_text(json.dumps(CLUSTER))
-    with network(1) as net, site(tmp_path / "site", trials=8, epochs=30, images=1024) as here:
+    with network(1) as net, site(tmp_path / "site", trials=8, epochs=40) as here:
         here.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         here.environment |= {"JAX_PLATFORMS": "cpu"}
         grows = f"--autoscaling-config={tmp_path}/cluster.json"

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from mlflow import MlflowClient
 
+from sweep.delivery import read_status
 from sweep.records import TrialRecord
 from tests.cluster.namespaces import Machines, machines, network
 from tests.cluster.servers import mlflow_with_password, postgres
@@ -132,9 +134,14 @@ def test_whole_gpus_while_a_node_is_lost_and_another_joins(place: Place) -> None
     assert {node for node, _ in on} == {net.address(index) for index in range(4)}
     assert {gpu for _, gpu in on} == {"0", "1"}
     assert {most_at_once(on_one) for on_one in on.values()} == {1}
+    held = MlflowClient(here.tracking_uri).search_runs(
+        [read_status(here.directory).experiment_id or ""], "tags.`sweep.kind` = 'trial'"
+    )
+    assert len(held) == TRIALS
+    assert {run.data.tags["worker.gpu_ids"] for run in held} == {"0", "1"}
 
     marks = (here.marks / "passed").read_bytes()  # the nodes leave those of both sweeps there
-    with site(here.folder.parent / "halves", here.tracking_uri, trials=12, epochs=20) as halves:
+    with site(here.folder.parent / "halves", here.tracking_uri, trials=12, epochs=60) as halves:
         halves.environment = here.environment | {"SWEEP_FAULT_SITE": halves.identity}
         halves.directory = halves.folder / "sweeps" / "halves"
         net.kill(KEPT)  # eight trials at once are enough

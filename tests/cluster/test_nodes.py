@@ -140,6 +140,12 @@ def test_a_cluster_is_looked_at_before_anything_is_made_there(tmp_path: Path) ->
         assert not here.directory.exists()
         assert list((here.folder / "sweeps").glob(".reach-*")) == []
 
+        (tmp_path / "sitecustomize.py").write_text("import ray; ray.__version__ = '0.0.1'\n")
+        told = here.run(*words, code=2, PYTHONPATH=str(tmp_path))
+        assert "driver and cluster must have the same versions of Python and Ray, but" in told
+        assert "Ray: 0.0.1" in told
+        assert "Traceback" not in told
+
         told = here.run("doctor", "--json", "--address", nodes.address, code=5)
         checks = {check["name"]: check for check in json.loads(told[told.index("[\n") :])}
         assert checks["nodes"]["state"] == "bad"
@@ -173,7 +179,8 @@ def test_more_than_any_node_has_is_refused_unless_the_cluster_may_grow(tmp_path:
         command.kill()
 
         # Trials that end far more often than a worker takes to start.
-        command = here.start(*words[:-1], "--set", "search.num_trials=5000")
+        each = "resources={cpus_per_trial: 1, gpus_per_trial: 0}"
+        command = here.start(*words, each, "--set", "search.num_trials=5000")
         until(lambda: len(workers(here)) == 2 or ended(command), command.output, 280)
         nodes.add("like")
         command.says("the cluster now holds 4 trials at once, on 3 nodes")

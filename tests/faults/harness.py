@@ -343,7 +343,7 @@ def assert_trains_to_the_same(site: Site, trials: list[TrialRecord]) -> None:
     """Each trial's figures are those of a run that nothing disturbed, to the last bit."""
     command = [sys.executable, "-c", _RETRAIN, str(site.directory)]
     environment = os.environ | site.environment
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr
     keys = ("train_loss", "val_loss", "val_accuracy")
     trained = [trial for trial in trials if trial.reports]
