@@ -200,6 +200,8 @@ def test_the_ui_listens_on_loopback_and_refuses_foreign_hosts(tmp_path: Path):
             url = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get?experiment_id=0"
             assert status(url, "GET", {"Host": host}) == 403, host
         assert status(url) == 200
+        made = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/create"
+        assert status(made, "POST", {"Origin": "http://evil.example"}) == 403
 
 
 def test_a_local_launch_listens_on_loopback_and_writes_no_token(tmp_path: Path):

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from sweep.access import check_access, cluster_token, is_loopback
+from sweep.doctor_services import check_ray
 from sweep.errors import CommandError
 from sweep.secrecy import has_password
 from tests.sweep.test_cli import refused
@@ -88,6 +89,15 @@ def test_an_open_cluster_is_refused_even_with_a_token(monkeypatch: pytest.Monkey
         f"--insecure: whoever reaches {address} can run code on the cluster as its user, and read "
         "what this sweep sends there"
     ]
+
+
+def test_doctor_says_that_a_cluster_is_open(monkeypatch: pytest.MonkeyPatch):
+    with_token(monkeypatch, TOKEN)
+    with head(None) as address:
+        found = check_ray(address)
+        assert (found.state, found.remote) == ("bad", False)
+        assert "this cluster asks for none" in found.text
+        assert check_ray(address, insecure=True).state == "warning"
 
 
 def test_a_cluster_of_this_machine_alone_may_be_open():
