@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Three files of tests at once, for most tests wait most of their time.
 AT_ONCE := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart test faults lint lock clean
+.PHONY: quickstart test faults lint docs lock clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: .venv/installed
@@ -22,6 +22,10 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# The references in docs/reference, from the program.
+docs: .venv/installed
+	$(BIN)/python -m docs.make
 
 # Needs uv; the hashes are checked by pip when a lock is installed.
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from search_spaces import SweepConfig, load_config, preset_path
-from sweep.launch import launch
+from sweep.driver import launch
 from sweep.study import TrialRecord
 
 _WARM = 10  # trials until both workers have compiled

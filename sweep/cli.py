@@ -42,8 +42,8 @@ from sweep.options import (
 )
 
 if TYPE_CHECKING:
+    from sweep.driver import Outcome, Show
     from sweep.jobs import Job
-    from sweep.launch import Outcome, Show
 
 app = typer.Typer(
     help="Find the learning-rate schedule that trains a model best.",
@@ -123,7 +123,7 @@ def launch(
             warn=say,
         )
         return _submitted(config.name, job, sweeps_dir)
-    from sweep.launch import launch as run
+    from sweep.driver import launch as run
 
     with _progress(config.name) as show:
         outcome = run(
@@ -169,7 +169,7 @@ def resume(
             name, sweeps_dir, options=options, address=address, insecure=insecure, warn=say
         )
         return _submitted(name, job, sweeps_dir)
-    from sweep.launch import resume as run
+    from sweep.driver import resume as run
 
     asked = {"num_trials": num_trials, "hours": hours}
     with _progress(name) as show:

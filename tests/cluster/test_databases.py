@@ -12,8 +12,8 @@ import pytest
 
 from sweep.databases import VARIABLE
 from sweep.directory import open_ledger, read_header
+from sweep.driver import driven
 from sweep.errors import CommandError
-from sweep.launch import driven
 from tests.cluster.servers import Postgres, postgres
 from tests.sweep.test_lease import (  # noqa: F401  collected here with the database below
     test_a_study_in_a_database_is_driven_from_one_copy_of_the_directory,

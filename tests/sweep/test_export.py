@@ -212,6 +212,7 @@ def test_a_model_is_logged_to_its_trial_and_registered_once(exported: Exported) 
     assert outputs_of(run) == [model.model_id]
     (version,) = client.search_model_versions("name = 'digits'")
     assert version.run_id == run.info.run_id
+    assert version.source
     assert f"/{model.model_id}/" in version.source
     assert client.get_model_version_by_alias("digits", "champion").version == version.version
     assert f"models:/{model.model_id}, of run {run.info.run_id}" in exported.done.stdout

@@ -11,8 +11,8 @@ import optuna
 import pytest
 
 from sweep.directory import latest_driver, open_ledger
+from sweep.driver import driven
 from sweep.errors import CommandError
-from sweep.launch import driven
 from sweep.lease import STALE_S, LeaseLostError
 from sweep.naming import create_study
 from tests.sweep.test_study import ONE_FAMILY, RATES, create, report, trained
