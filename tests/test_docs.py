@@ -30,7 +30,7 @@ PAGES_NOT_RUN: Mapping[str, str] = {
     "docs/how-to/notebook.md": "tests/sweep/test_notebook.py",
 }
 # The synopsis of the commands, which tests/test_project.py compares with the program.
-SYNOPSIS = "sweep launch FILE [--set key=value]"
+SYNOPSIS = "sweep init [FILE]  "
 FRAGMENTS_OF = """\
 version: 1
 name: whole
