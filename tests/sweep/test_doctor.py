@@ -108,7 +108,9 @@ def test_what_cannot_be_reached_is_said_without_passwords(folder: Path):
     assert (done.returncode, done.stderr) == (5, "")
     assert "hush" not in done.stdout
     found = {check["name"]: check for check in json.loads(done.stdout)}
-    assert [*found] == [*NAMES[:-1], "storage", "data"]
+    after_ray = NAMES.index("ray") + 1
+    assert [*found] == [*NAMES[:after_ray], "nodes", *NAMES[after_ray:-1], "storage", "data"]
+    assert found["nodes"]["text"] == "the nodes were not asked, for no cluster answers"
     bad = {name: check for name, check in found.items() if check["state"] == "bad"}
     assert bad.keys() == {"ray", "mlflow", "storage"}
     assert all(check["remote"] for check in bad.values())
