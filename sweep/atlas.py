@@ -222,9 +222,10 @@ def _button(label: str, data: Sequence[Spec], axes: Spec) -> Spec:
 
 def atlas_axes(curves: Sequence[Curve], sweep: SweepRecord, *, normal: bool) -> Spec:
     """Both axes, the vertical one logarithmic where the curves span decades."""
-    values = [curve.values / (curve.peak if normal else 1.0) for curve in in_view(curves)]
+    seen = in_view(curves)
+    values = [curve.values / (curve.peak if normal else 1.0) for curve in seen]
     lows = [float(np.quantile(own[own > 0], 0.25)) for own in values if (own > 0).any()]
-    stopped = zip(curves, values, strict=True)
+    stopped = zip(seen, values, strict=True)
     lows += [float(own[-1]) for curve, own in stopped if curve.state != "complete" and len(own)]
     together = np.concatenate(values) if values else np.array([])
     vertical = "learning rate / its peak (fraction)" if normal else LEARNING_RATE

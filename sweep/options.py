@@ -114,6 +114,8 @@ def fitted(text: str, stream: TextIO) -> str:
         width = os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):  # no terminal
         return text
+    if width == 0:  # one that does not know its width
+        return text
     wrap = partial(
         textwrap.wrap,
         width=max(width, 20),

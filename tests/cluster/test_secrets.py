@@ -94,11 +94,15 @@ def token_file_for_all(folder: Path, port: int) -> tuple[list[str], dict[str, st
 
 
 def dead_database(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    return launch("--storage", f"postgresql+psycopg://ada:{CANARY}@127.0.0.1:1/x"), {}
+    return launch(), {"SWEEP_STORAGE": f"postgresql+psycopg://ada:{CANARY}@127.0.0.1:1/x"}
 
 
 def bad_storage(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    return launch("--storage", f"nonsense://ada:{CANARY}@127.0.0.1/x"), {}
+    return launch(), {"SWEEP_STORAGE": f"nonsense://ada:{CANARY}@127.0.0.1/x"}
+
+
+def password_in_storage(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
+    return launch("--storage", f"postgresql://ada:{CANARY}@127.0.0.1:1/x"), {}
 
 
 def password_in_tracking_uri(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
@@ -142,6 +146,7 @@ FAILURES: Mapping[Fail, int] = {
     token_file_for_all: 2,
     dead_database: 5,
     bad_storage: 5,
+    password_in_storage: 2,
     password_in_tracking_uri: 2,
     wrong_password: 3,
     wrong_password_again: 3,

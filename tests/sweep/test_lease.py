@@ -175,10 +175,19 @@ def test_a_study_in_a_database_is_driven_from_one_copy_of_the_directory(
             assert caught.value.exit_code == 4
         claim = opened(storage).user_attrs["driver"]
         old = claim | {"beat": time.time() - 3 * STALE_S}
-        opened(storage).set_user_attr("driver", old)
-        with pytest.raises(CommandError, match="take over with: sweep resume copy --takeover"):
-            copy.claim(opened(storage), takeover=False)
-        copy.claim(opened(storage), takeover=True)
+
+        def refusal(*, takeover: bool) -> str:
+            opened(storage).set_user_attr("driver", old)
+            try:
+                copy.claim(opened(storage), takeover=takeover)
+            except CommandError as error:
+                return str(error)
+            return ""
+
+        # The holder lives, and its beat may come between: then it is tried once more.
+        way_out = "take over with: sweep resume copy --takeover"
+        assert any(way_out in refusal(takeover=False) for _ in range(9))
+        assert any(refusal(takeover=True) == "" for _ in range(9))
         copy.check()
         with pytest.raises(LeaseLostError, match="here was taken over by process"):
             here.check()
