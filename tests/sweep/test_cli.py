@@ -381,7 +381,7 @@ def test_status_says_where_a_sweep_stands(home: Path):
 def test_status_prints_json(home: Path):
     found = json.loads(printed(home, "status", "rates", "--json"))
     assert (found["name"], found["state"], found["best"]["trial"]) == ("rates", "finished", 2)
-    assert found["undelivered"] == {"trials": 6, "epochs": 8, "error": None}
+    assert found["undelivered"] == {"trials": 6, "epochs": 8, "error": None, "pictures": None}
 
 
 def test_best_shows_complete_trials_from_the_best(home: Path):
