@@ -127,6 +127,13 @@ def _points(config: SweepConfig, number: int) -> list[tuple[dict[str, Any], bool
     return points
 
 
+def _public(slots: Slots) -> dict[str, float]:
+    """What a preview tells of slots: on a cluster that is not asked, nothing of its nodes."""
+    found = slots._asdict()
+    del found["shared"]
+    return found
+
+
 def preview_data(preview: Preview) -> dict[str, Any]:
     """A preview as plain values."""
     config, estimate = preview.config, preview.estimate
@@ -142,7 +149,7 @@ def preview_data(preview: Preview) -> dict[str, Any]:
             name: described(spread) for name, spread in free_parameters(config).items()
         },
         "machine": {"cpus": preview.machine["CPU"], "gpus": preview.machine["GPU"]},
-        "slots": preview.slots and preview.slots._asdict(),
+        "slots": preview.slots and _public(preview.slots),
         "estimate": estimate and estimate._asdict(),
         "samples": [_sample_data(sample) for sample in preview.samples],
     }

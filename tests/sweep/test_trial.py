@@ -17,7 +17,7 @@ def test_a_node_without_the_sweep_trains_nothing(tmp_path: Path, shared: bool) -
     if shared:
         (directory / "sweep.json").touch()
     actor = TrialActor.__new__(TrialActor)
-    actor.broken, actor.worker = None, {"node": "10.0.0.9"}
+    actor.broken, actor.store, actor.worker = None, None, {"node": "10.0.0.9"}
     actor.trials = directory / "trials"
     actor.reports = actor.train_trial(0, {}, 0)
     result = actor.step()
