@@ -7,6 +7,7 @@ command takes them from the environment and the files of the node that it runs o
 import logging
 import os
 import shlex
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -116,6 +117,8 @@ def _refuse_secret(what: str, uri: str, way: str) -> None:
         )
 
 
+_AGENT_S = 60.0  # a head that has just started takes no job before its agent runs
+_NO_AGENT = "No available agent"
 _Submit = Callable[[str, str, Mapping[str, str]], Job]
 
 
@@ -133,15 +136,19 @@ def _submitter(address: str | None, insecure: bool, warn: Warn) -> _Submit:
 
     def submit(identity: str, entrypoint: str, variables: Mapping[str, str]) -> Job:
         command = f"{entrypoint} --insecure" if insecure else entrypoint
-        try:
-            client.submit_job(
-                entrypoint=command,
-                submission_id=identity,
-                runtime_env={"env_vars": dict(variables)},
-            )
-        except Exception as error:
-            raise _not_taken(address, error) from error
-        return Job(identity, client.get_address())
+        deadline = time.monotonic() + _AGENT_S
+        while True:
+            try:
+                client.submit_job(
+                    entrypoint=command,
+                    submission_id=identity,
+                    runtime_env={"env_vars": dict(variables)},
+                )
+                return Job(identity, client.get_address())
+            except Exception as error:
+                if _NO_AGENT not in str(error) or time.monotonic() > deadline:
+                    raise _not_taken(address, error) from error
+            time.sleep(1)
 
     return submit
 
