@@ -292,7 +292,8 @@ def _tune(ledger: Ledger, dataset: Dataset, slots: Slots, tend: Tend) -> None:
             raise tend.halt.trouble from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    collect(ledger)
+    if not tend.halt.signal:  # a store may take a minute, which who interrupts does not have
+        collect(ledger)
     disconnect()  # so that no worker writes any more when trials are ended
     if referee.given_up and (total is None or ledger.asked() < total):
         raise CommandError(

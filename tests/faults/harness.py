@@ -109,14 +109,21 @@ class Site:
         return epochs
 
     def processes(self) -> list[int]:
-        """What runs of this sweep, by the environment it was started with."""
+        """What runs of this sweep, by the environment it was started with, and what that started.
+
+        A process that gives itself a long name, as Ray's agents do, writes over its environment.
+        """
         wanted = f"SWEEP_FAULT_SITE={self.identity}".encode()
-        found = []
+        found, parents = set(), {}
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
+                stat = (entry / "stat").read_text()
+                parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
                 if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-        return found
+                    found.add(int(entry.name))
+        while more := {pid for pid, parent in parents.items() if parent in found} - found:
+            found |= more
+        return sorted(found)
 
     def end_processes(self) -> None:
         """Kill what runs of this sweep, and wait for what was started here."""
