@@ -307,7 +307,8 @@ def assert_projected(site: Site, sweep: SweepRecord, trials: list[TrialRecord]) 
             due.add("checkpoint")
         assert artifacts(site, run) >= due
         assert run.inputs is not None
-        assert [used.dataset.name for used in run.inputs.dataset_inputs] == ["digits"]
+        names = [used.dataset.name for used in run.inputs.dataset_inputs]
+        assert names == [sweep.config.data.dataset]
         for key in ("train_loss", "val_loss", "val_accuracy"):
             told = {
                 report["epoch"] * sweep.steps_per_epoch: report[key]
