@@ -20,6 +20,7 @@ from sweep.directory import read_sweep
 from sweep.figures import FIGURES
 from sweep.records import SweepRecord, TrialRecord
 from sweep.results import best_trial, trial_name
+from tests.missing import missing
 from tests.sweep.test_launch import WITH_DIVERGING, overrides, run
 from tests.sweep.test_ui import Running, serving
 
@@ -61,10 +62,7 @@ def ui(home: Home) -> Iterator[Running]:
 def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium")
     if chromium is None:
-        missing = "chromium must be on the path for tests of pages"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+        missing("chromium must be on the path for tests of pages")
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
 

@@ -1,6 +1,5 @@
 """Who listens where on this machine, and what SECURITY.md says of it."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -8,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
+from tests.missing import missing
 
 SECURITY = (Path(__file__).parents[2] / "SECURITY.md").read_text()
 
@@ -20,17 +19,10 @@ class Listener(NamedTuple):
     reach: str  # loopback, network
 
 
-def missing(tool: str) -> None:
-    """Skip a test for want of a tool; a CI must not do without it."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{tool} must be installed")
-    pytest.skip(f"{tool} is not installed")
-
-
 def listeners(pids: Collection[int]) -> set[Listener]:
     """The TCP sockets on which these processes listen."""
     if not shutil.which("ss"):
-        missing("ss")
+        missing("ss must be installed")
     done = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True)
     found = set()
     for line in done.stdout.splitlines():

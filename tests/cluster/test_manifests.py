@@ -1,6 +1,5 @@
 """Compose files and Kubernetes manifests: their own schemas, and what makes them safe."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -11,6 +10,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
+
+from tests.missing import missing
 
 ROOT = Path(__file__).parents[2]
 COMPOSE, KUBERAY = ROOT / "docker", ROOT / "docker" / "kuberay"
@@ -107,8 +108,7 @@ def test_pods_are_restricted_and_services_stay_inside(manifest: dict[str, Any]) 
 def compose_config(folder: Path, *files: str) -> dict[str, Any]:
     """The compose files as one, as docker-compose understands them."""
     if not shutil.which("docker-compose"):
-        reason = "docker-compose must be installed, but it is not"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+        missing("docker-compose must be installed")
     command = ["docker-compose", "--project-directory", str(COMPOSE)]
     for name in files:
         # Debian's docker-compose is older than the name of a project, and knows all the rest.
