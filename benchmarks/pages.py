@@ -46,12 +46,13 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5)
     options = parser.parse_args()
     sweep, trials = made_up(options.trials, epochs=options.epochs)
+    from sweep.figures import draw
     from sweep.report import figure_html, report_html
 
     with tempfile.TemporaryDirectory() as folder:
         for name, page in (
             ("report", lambda: report_html(sweep, trials)),
-            ("atlas", lambda: figure_html("atlas", sweep, trials)),
+            ("atlas", lambda: figure_html("atlas", sweep, draw("atlas", sweep, trials))),
         ):
             text, wall, cpu = timed(page)
             path = Path(folder) / f"{name}.html"

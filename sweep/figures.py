@@ -40,6 +40,11 @@ def draw(name: str, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Fig
     return FIGURES[name](sweep, trials)
 
 
+def draw_all(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> dict[str, go.Figure]:
+    """Every figure by its name, in the order of the report."""
+    return {name: draw(name, sweep, trials) for name in FIGURES}
+
+
 def best_trials(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
     """Validation accuracy, training loss and learning rate by epoch of the five best trials."""
     complete = [trial for trial in trials if trial.state == "complete"]

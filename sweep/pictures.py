@@ -58,10 +58,12 @@ def rested(started: float, trouble: str | None = None) -> Drawing:
 
 def drawn(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> dict[str, bytes]:
     """The report, the atlas as a page of its own, and as an image that shows in the run's page."""
-    from sweep.report import atlas_png, figure_html, report_html  # plotly: only where one draws
+    from sweep.figures import draw_all  # plotly: only where one draws
+    from sweep.report import atlas_png, figure_html, report_html
 
+    figures = draw_all(sweep, trials)
     return {
-        "report.html": report_html(sweep, trials).encode(),
-        "atlas.html": figure_html("atlas", sweep, trials).encode(),
+        "report.html": report_html(sweep, trials, figures).encode(),
+        "atlas.html": figure_html("atlas", sweep, figures["atlas"]).encode(),
         "atlas.png": atlas_png(sweep, trials),
     }

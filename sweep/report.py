@@ -4,11 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from html import escape
 
+import plotly.graph_objects as go
+
 from search_spaces import config_to_yaml
 from sweep.atlas_picture import atlas_png
 from sweep.drawing import needs_log_axis, short, sparkline
 from sweep.figure_page import Section, page
-from sweep.figures import FIGURES, draw
+from sweep.figures import draw_all
 from sweep.projection import applied_curve
 from sweep.records import ENDED, SweepRecord, TrialRecord
 from sweep.results import best_trial, leaderboard, shown_state, trial_name
@@ -19,19 +21,24 @@ __all__ = ["atlas_png", "curve_text", "figure_html", "report_html", "summary_row
 _ROWS = 20  # of the leaderboard
 
 
-def figure_html(name: str, sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str:
-    """One figure as a page of its own; CommandError for a name that is none."""
-    return page(
-        f"{sweep.name}: {name}", [Section("", {name: draw(name, sweep, trials)})], single=True
-    )
+def figure_html(name: str, sweep: SweepRecord, figure: go.Figure) -> str:
+    """One figure as a page of its own."""
+    return page(f"{sweep.name}: {name}", [Section("", {name: figure})], single=True)
 
 
-def report_html(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str:
-    """A sweep as one page: what was searched, what won, every figure, what to type next."""
+def report_html(
+    sweep: SweepRecord,
+    trials: Sequence[TrialRecord],
+    figures: Mapping[str, go.Figure] | None = None,
+) -> str:
+    """A sweep as one page: what was searched, what won, every figure, what to type next.
+
+    The figures, in their order, are drawn unless they are given.
+    """
     sections = [
         Section(_heading(sweep, trials), {}),
         Section(_leaderboard(sweep, trials), {}),
-        Section("<h2>Figures</h2>\n", {name: draw(name, sweep, trials) for name in FIGURES}),
+        Section("<h2>Figures</h2>\n", figures or draw_all(sweep, trials)),
         Section(_commands(sweep, trials) + _config(sweep), {}),
     ]
     return page(sweep.name, sections)

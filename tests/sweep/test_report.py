@@ -16,7 +16,7 @@ from benchmarks.pages import made_up
 from search_spaces import load_config, preset_path
 from sweep.comparison import compare_html, comparison, comparison_rows, warning
 from sweep.directory import create_ledger
-from sweep.figures import FIGURES
+from sweep.figures import FIGURES, draw
 from sweep.records import SweepRecord, TrialRecord
 from sweep.report import atlas_png, figure_html, report_html
 
@@ -153,7 +153,8 @@ def test_the_texts_of_a_person_are_shown_not_run() -> None:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_a_page_of_its_own(name: str) -> None:
-    page = loads_nothing(figure_html(name, *small()))
+    sweep, trials = small()
+    page = loads_nothing(figure_html(name, sweep, draw(name, sweep, trials)))
     assert list(page.scripts) == [f"data-{name}", "library", ""]
 
 
