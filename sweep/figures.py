@@ -78,10 +78,12 @@ def best_trials(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
     loss = metric_title(sweep.config, "train_loss").replace(" (", "<br>(")
     layout = {
         "xaxis": axis("epoch", anchor="y3", range=[0, sweep.config.training.num_epochs * 1.01]),
-        "yaxis": axis(accuracy, domain=[0.68, 1.0]),
-        "yaxis2": axis(loss, values["y2"], domain=[0.34, 0.62]),
-        "yaxis3": axis("learning rate<br>(dimensionless)", values["y3"], domain=[0.0, 0.28]),
+        "yaxis": axis(accuracy, domain=[0.7, 1.0]),
+        "yaxis2": axis(loss, values["y2"], domain=[0.35, 0.65]),
+        "yaxis3": axis("learning rate<br>(dimensionless)", values["y3"], domain=[0.0, 0.3]),
     }
+    for place in values:  # no longer than its own panel
+        layout[place.replace("y", "yaxis")]["title"]["font"] = {"size": 11}
     below = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.1, "yanchor": "top"}
     margin = {"l": 70, "r": 30, "t": 60, "b": 110}  # five names may take three lines
     return figure(data, title, height=710, margin=margin, legend=below, **layout)

@@ -7,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from search_spaces import Choice, Distribution
-from sweep.drawing import short
+from sweep.drawing import count, short
 from sweep.figure_parts import SCALE, Spec, annotation, empty, figure, metric_title
 from sweep.parameter_columns import chosen_by, columns_of, is_choice, is_log, label_of, unit_of
 from sweep.records import SweepRecord, TrialRecord
@@ -42,7 +42,7 @@ def parallel(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> go.Figure:
     left_out = len([name for name in ranked if chosen[name]]) - len(shown)
     notes = []
     if left_out:
-        text = f"{left_out} more parameters, which fewer trials have, are left out"
+        text = f"left out: {count(left_out, 'parameter')} that fewer trials have"
         notes = [annotation(text, x=0, y=-0.12, xanchor="left")]
     margin = {"l": 140, "r": 130, "t": 150, "b": 50}
     return figure([trace], title, height=520, margin=margin, annotations=notes)

@@ -112,7 +112,7 @@ def _panel_axes(
         options = [str(o) for s in spreads if isinstance(s, Choice) for o in s.options]
         level |= {"type": "category", "categoryorder": "array", "categoryarray": options}
     elif is_log(spreads):
-        level |= {"type": "log", "exponentformat": "power"}
+        level |= {"type": "log", "exponentformat": "e"}
         if decades(spreads) >= 2:
             level["dtick"] = max(1, round(decades(spreads) / 4))
     side = upright | {"anchor": f"x{number}", "domain": [max(top - height, 0), top]}
