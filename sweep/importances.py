@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import optuna
 import plotly.graph_objects as go
 
-from search_spaces import Choice, Distribution, IntUniform, Uniform
+from search_spaces import Choice, Distribution, IntUniform
 from sweep.figure_parts import FAMILY_COLOURS, Spec, annotation, axis, empty, figure, finite
-from sweep.parameter_columns import columns_of, free_names, is_choice, is_log, label_of
+from sweep.parameter_columns import columns_of, ends_of, free_names, is_choice, is_log, label_of
 from sweep.records import SweepRecord, TrialRecord
 
 _LEAST = 10  # complete trials from which an importance is worth telling
@@ -74,9 +74,8 @@ def _merged(
         options = dict.fromkeys(o for s in spreads if isinstance(s, Choice) for o in s.options)
         every = all(isinstance(spread, Choice) for spread in spreads)
         return optuna.distributions.CategoricalDistribution(list(options)) if every else None
-    ranges = [spread for spread in spreads if isinstance(spread, Uniform | IntUniform)]
-    low, high = min(spread.low for spread in ranges), max(spread.high for spread in ranges)
-    if all(isinstance(spread, IntUniform) for spread in ranges):
+    low, high = ends_of(spreads)
+    if all(isinstance(spread, IntUniform) for spread in spreads):
         return optuna.distributions.IntDistribution(int(low), int(high))
     log = is_log(spreads) and low > 0
     return optuna.distributions.FloatDistribution(float(low), float(high), log=log)

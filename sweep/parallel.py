@@ -57,7 +57,7 @@ def _dimension(
     """One upright axis; trials without the parameter go through `none` below the others."""
     if is_choice(spreads):
         listed = [str(o) for s in spreads if isinstance(s, Choice) for o in s.options]
-        options = list(dict.fromkeys(listed))
+        options = list(dict.fromkeys([*listed, *map(str, chosen.values())]))
         places = {number: float(options.index(str(value))) for number, value in chosen.items()}
         ticks = {float(place): option for place, option in enumerate(options)}
     else:

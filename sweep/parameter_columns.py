@@ -40,8 +40,24 @@ def is_log(spreads: Sequence[Distribution]) -> bool:
 
 
 def is_choice(spreads: Sequence[Distribution]) -> bool:
-    """Whether the parameter has no order."""
-    return any(isinstance(spread, Choice) for spread in spreads)
+    """Whether the parameter has no order: options that are not all numbers beside a range."""
+    ranged = any(not isinstance(spread, Choice) for spread in spreads)
+    return not (ranged and all(_is_number(option) for option in _options(spreads)))
+
+
+def ends_of(spreads: Sequence[Distribution]) -> tuple[float, float]:
+    """The lowest and the highest number that the ranges and the options beside them can give."""
+    ranges = [spread for spread in spreads if isinstance(spread, Uniform | IntUniform)]
+    numbers = [*_options(spreads), *(end for spread in ranges for end in (spread.low, spread.high))]
+    return min(numbers), max(numbers)
+
+
+def _options(spreads: Sequence[Distribution]) -> list[Any]:
+    return [o for spread in spreads if isinstance(spread, Choice) for o in spread.options]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def chosen_by(sweep: SweepRecord, trials: Sequence[TrialRecord], name: str) -> dict[int, Any]:
@@ -55,16 +71,14 @@ def chosen_by(sweep: SweepRecord, trials: Sequence[TrialRecord], name: str) -> d
 
 
 def decades(spreads: Sequence[Distribution]) -> float:
-    """How many powers of ten the ranges span; 0 where they reach down to 0."""
-    ranges = [spread for spread in spreads if isinstance(spread, Uniform | IntUniform)]
-    low, high = min(spread.low for spread in ranges), max(spread.high for spread in ranges)
+    """How many powers of ten the parameter spans; 0 where it reaches down to 0."""
+    low, high = ends_of(spreads)
     return math.log10(high / low) if low > 0 else 0.0
 
 
 def unit_of(name: str, spreads: Sequence[Distribution]) -> str:
     """What a parameter is counted in: the unit that its name carries."""
-    options = [o for s in spreads if isinstance(s, Choice) for o in s.options]
-    if any(isinstance(option, str | bool) for option in options):
+    if any(isinstance(option, str | bool) for option in _options(spreads)):
         return "option"
     stem = name.rstrip("0123456789").rstrip(".")
     units = {"_steps": "optimizer steps", "_epochs": "epochs", "_fraction": "fraction"}

@@ -36,6 +36,9 @@ ONE_FAMILY = CONFIG.replace(
     "    cyclic: {peak_lr: {log_uniform: [1e-3, 1]}, cycle_epochs: {int_uniform: [1, 3]}}\n", ""
 )
 NARROW = CONFIG.replace("[1e-3, 1]", "[0.2, 1]").replace("choice: [0, 0.1]", "choice: [0.5, 1]")
+UNLIKE = CONFIG.replace(
+    "cosine_decay: {peak_lr: {log_uniform: [1e-3, 1]}", "cosine_decay: {peak_lr: {choice: [0.1, 2]}"
+)
 MIXED = ("complete", "complete", "pruned", "diverged", "running", "failed")
 CASES = {
     "none": (CONFIG, 0, ()),
@@ -47,6 +50,7 @@ CASES = {
     "failed": (CONFIG, 2, ("failed",)),
     "one family": (ONE_FAMILY, 12, ("complete", "pruned")),
     "narrow": (NARROW, 12, ("complete",)),
+    "unlike": (UNLIKE, 40, ("complete",)),
     "loss": (CONFIG.replace("num_trials: 30", "num_trials: 30, metric: val_loss"), 20, MIXED),
 }
 
@@ -361,6 +365,19 @@ def test_parallel_coordinates_follow_complete_trials() -> None:
     without = [t.parameters["schedule"] != "cosine_decay" for t in complete]
     assert [value == fractions["range"][0] for value in fractions["values"]] == without
     assert fractions["ticktext"] == ["0", "0.1", "none"]
+
+
+def test_a_range_in_one_family_and_numbers_to_choose_from_in_another_are_one_axis() -> None:
+    record, trials = case("unlike")
+    (trace,) = plain("parallel", (record, trials))["data"]
+    (peaks,) = [one for one in trace["dimensions"] if one["label"].startswith("peak_lr (")]
+    expected = [np.log10(trial.parameters["peak_lr"]) for trial in trials]
+    assert peaks["values"] == pytest.approx(expected, abs=1e-4)
+    panels = plain("slices", (record, trials))
+    (x,) = [t["x"] for t in panels["data"] if t["meta"]["parameter"] == "peak_lr"]
+    assert x == [trial.parameters["peak_lr"] for trial in trials]
+    assert panels["layout"]["xaxis"]["type"] == "log"
+    assert "peak_lr" in plain("importances", (record, trials))["data"][0]["y"]
 
 
 @pytest.mark.parametrize(("sweep", "best"), [("many", np.maximum), ("loss", np.minimum)])
