@@ -31,11 +31,8 @@ _QUICK_RATES = 15_000_000  # of all curves together: up to about a second
 def planned_steps(config: SweepConfig) -> int:
     """Optimizer steps in an epoch of this sweep, from what is known of its dataset."""
     data = config.data
-    held_out = data.validation_examples if data.validation_split == "train" else 0
-    left = DATASETS[data.dataset].train_examples - held_out
-    return steps_per_epoch(
-        max(1, min(data.train_examples or left, left)), config.training.batch_size
-    )
+    left = DATASETS[data.dataset].train_examples - data.validation_examples
+    return steps_per_epoch(data.train_examples or left, config.training.batch_size)
 
 
 def check_samples(config: SweepConfig, n: int = 20) -> None:

@@ -114,6 +114,16 @@ class Data(Record):
                 f"but got {self.validation_examples}"
             )
             raise validation_error([Flaw(("validation_examples",), message)])
+        left = DATASETS[self.dataset].train_examples
+        if self.validation_examples >= left:
+            rule = f"validation_examples < {left} must hold for {self.dataset}"
+            message = f"{rule}, but got {self.validation_examples}"
+            raise validation_error([Flaw(("validation_examples",), message)])
+        left -= self.validation_examples
+        if self.train_examples is not None and self.train_examples > left:
+            rule = f"train_examples <= {left}, those that are left, must hold for {self.dataset}"
+            message = f"{rule}, but got {self.train_examples}"
+            raise validation_error([Flaw(("train_examples",), message)])
         return self
 
 
