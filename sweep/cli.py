@@ -108,7 +108,8 @@ def launch(
     )
     directory = sweeps_dir / config.name
     if directory.exists():
-        new = f"  launch a new one:       sweep launch {file} --name {_free_name(directory)}"
+        command = f"sweep launch {shlex.quote(file)} --name {_free_name(directory)}"
+        new = f"  launch a new one:       {command}"
         raise CommandError(f"{_why_taken(directory)}\n{new}", exit_code=4)
     if detach:
         from sweep.jobs import launch_detached

@@ -1,6 +1,7 @@
 """Commands for a new sweep file: init and schema."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,10 +21,13 @@ def init(
     """Write a first sweep file, with comments, and the schema for editors beside it."""
     from search_spaces.schema import first_file
 
-    schema = file.with_name(_SCHEMA)
+    if not file.name:  # the folder here, or the root
+        raise CommandError(f"{file} must be the name of a file, but it is a folder", exit_code=2)
+    schema, argument = file.with_name(_SCHEMA), shlex.quote(str(file))
     if file.exists():
         raise CommandError(
-            f"{file} must not exist yet, but it does; name another: sweep init {_free(file)}",
+            f"{file} must not exist yet, but it does; name another: "
+            f"sweep init {shlex.quote(str(_free(file)))}",
             exit_code=4,
         )
     if schema.exists() and not _is_ours(schema):
@@ -34,7 +38,7 @@ def init(
         )
     try:
         with file.open("x") as stream:
-            stream.write(first_file(str(file), stem=file.stem, schema=_SCHEMA))
+            stream.write(first_file(argument, stem=file.stem, schema=_SCHEMA))
         schema.write_text(_schema_text())
     except OSError as error:
         raise CommandError(
@@ -42,9 +46,8 @@ def init(
             "folder that exists and can be written to"
         ) from error
     print(f"wrote    {file}, and {schema} for editors")
-    print(f"check    sweep check {file}")
-    print(f"look     sweep preview {file}")
-    print(f"run      sweep launch {file}")
+    for word, command in (("check", "check"), ("look", "preview"), ("run", "launch")):
+        print(f"{word:8} sweep {command} {argument}")
 
 
 def schema() -> None:

@@ -36,7 +36,8 @@ def test_init_writes_a_file_that_is_valid_and_names_its_schema(tmp_path: Path) -
     assert max(map(len, first.splitlines())) <= 100
     assert printed(tmp_path, "check", "sweep.yaml").startswith("sweep is valid: 24 trials")
     (tmp_path / "rates").mkdir()
-    printed(tmp_path, "init", "rates/My rates.yaml")
+    text = printed(tmp_path, "init", "rates/My rates.yaml")
+    assert text.endswith("run      sweep launch 'rates/My rates.yaml'\n")
     assert load_config(tmp_path / "rates" / "My rates.yaml").name == "first-sweep"
     printed(tmp_path, "init", "other.yaml")  # beside a schema of ours
 
@@ -52,6 +53,8 @@ def test_init_overwrites_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "sweep.yaml").read_text() == "mine\n"
     assert (tmp_path / "sweep.schema.json").read_text() == '{"title": "mine"}'
     assert not (tmp_path / "new.yaml").exists()
+    text = refused(tmp_path, "init", ".", code=2)
+    assert text == ". must be the name of a file, but it is a folder"
     assert "no/new.yaml cannot be written" in refused(tmp_path, "init", "no/new.yaml", code=1)
 
 
