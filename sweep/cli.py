@@ -56,6 +56,9 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; neither a person's mistake nor a signal ends in a traceback."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by whoever started this
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     set_handlers(interrupt)
     try:
         app()

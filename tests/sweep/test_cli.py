@@ -518,6 +518,15 @@ def test_a_folder_that_cannot_be_used_is_named(folder: Path):
     assert "--sweeps-dir or SWEEP_DIR" in told
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_fault(tmp_path: Path, closed: str):
+    command = ["sh", "-c", f'"$0" ls {closed}', SWEEP]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_reader_that_goes_away_changes_no_result(
