@@ -122,6 +122,7 @@ def launch(
             sweeps_dir,
             options=again({"--manual-dir": manual_dir}),
             storage=storage,
+            checkpoints=checkpoints,
             address=address,
             insecure=insecure,
             warn=say,

@@ -19,6 +19,7 @@ from sweep.delivery import absolute_uri
 from sweep.errors import CommandError
 from sweep.files import make_directory, write_text
 from sweep.secrecy import has_password
+from sweep.stores import check_uri
 
 # How long Ray waits after SIGTERM before it kills: a driver ends in 30 s, and resumes either way.
 _ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": "60"}
@@ -37,6 +38,7 @@ def launch_detached(
     *,
     options: Sequence[str],
     storage: str | None,
+    checkpoints: str | None,
     address: str | None,
     insecure: bool,
     warn: Warn,
@@ -52,6 +54,8 @@ def launch_detached(
         tracking_uri,
         "in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
     )
+    if checkpoints:
+        check_uri(checkpoints)
     variables = dict(_ENVIRONMENT)
     if tracking_uri:
         variables["MLFLOW_TRACKING_URI"] = absolute_uri(tracking_uri)
@@ -63,6 +67,7 @@ def launch_detached(
     make_directory(file.parent)
     write_text(file, config_to_yaml(config))
     stored = ["--storage", absolute_uri(storage)] if storage else []
+    stored += ["--checkpoints", checkpoints] if checkpoints else []
     try:
         return submit(identity, _words("launch", str(file), sweeps_dir, options, stored), variables)
     except BaseException:

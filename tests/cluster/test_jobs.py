@@ -97,7 +97,18 @@ def test_no_secret_goes_into_a_job(head: Head, tmp_path: Path):
     uri = "http://ada:canary@host:5000"
     more = refused(tmp_path, *command, code=2, MLFLOW_TRACKING_URI=uri, **head.variables)
     assert more.startswith("with --detach MLFLOW_TRACKING_URI must hold no password, for ")
-    assert "canary" not in said + more
+    keys = ("--checkpoints", "s3://ada:canary@states/sweeps")
+    last = refused(tmp_path, *command, *keys, code=2, **head.variables)
+    assert last.startswith("checkpoints must go to s3://BUCKET/FOLDER or gs://")
+    assert "canary" not in said + more + last
+
+
+def test_a_job_is_told_where_the_ledger_and_the_checkpoints_go(head: Head, tmp_path: Path):
+    with site(tmp_path, **FIELDS) as here:
+        here.environment |= head.variables
+        where = ("--storage", "sqlite:////folder/studies.db", "--checkpoints", "s3://states/sweeps")
+        job = detached(here, "launch", "faults.yaml", "--address", head.address, *where)
+        assert " ".join(where) in told(head, job)["entrypoint"]
 
 
 def test_who_has_no_token_leaves_no_job(head: Head, tmp_path: Path):
