@@ -9,6 +9,7 @@ import weakref
 from typing import Any
 
 from sweep.errors import CommandError
+from sweep.secrecy import SECRET_OPTIONS
 
 VARIABLE = "SWEEP_STORAGE"
 _POSTGRES = ("postgresql://", "postgres://")
@@ -64,8 +65,8 @@ def _without_secret(url: str) -> str:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # it can be opened no more than be read
         return url
-    if parsed.password is None and "password" not in parsed.query:
+    if parsed.password is None and parsed.query.keys().isdisjoint(SECRET_OPTIONS):
         return url
     place = parsed.drivername, parsed.username, None, parsed.host, parsed.port, parsed.database
-    bare = URL.create(*place, parsed.query).difference_update_query(["password"])
+    bare = URL.create(*place, parsed.query).difference_update_query(SECRET_OPTIONS)
     return bare.render_as_string(hide_password=False)

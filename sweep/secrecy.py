@@ -3,9 +3,11 @@
 import os
 import stat
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from sweep.errors import CommandError
+
+SECRET_OPTIONS = ("password", "passwd", "sslpassword")  # of a database's address, behind its ?
 
 
 def read_secret(path: Path) -> str:
@@ -40,8 +42,10 @@ def has_password(uri: str) -> bool:
     """Whether an address carries a password, or a user that may be a token."""
     try:
         parts = urlsplit(uri)
-        return parts.password is not None or (
-            parts.scheme in ("http", "https") and parts.username is not None
+        return (
+            parts.password is not None
+            or (parts.scheme in ("http", "https") and parts.username is not None)
+            or any(name in SECRET_OPTIONS for name, _ in parse_qsl(parts.query))
         )
     except ValueError:  # a password may hold what no address can
         return "@" in uri
