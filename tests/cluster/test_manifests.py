@@ -127,6 +127,8 @@ def test_the_compose_file_is_valid_and_shut(tmp_path: Path) -> None:
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
+        # Compose mounts a secret's file with the owner and the mode that it has.
+        assert "user" not in service or service["group_add"] == ["1000"], name
         for port in service.get("ports", ()):
             assert str(port).startswith("127.0.0.1:"), name
         for key, value in service.get("environment", {}).items():
