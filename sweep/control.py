@@ -35,6 +35,10 @@ def control(directory: Path, command: str) -> tuple[str, int]:
         if command == "pause":
             return f"{name} is not running; go on with: sweep resume {name}", 0
         ledger.cancel()
+        if ledger.checkpoints:
+            from sweep.storechecks import collect  # which imports Ray
+
+            collect(ledger)
         ledger.set_state("stopped" if command == "stop" else "cancelled")
         trials = ledger.trials()
         write_best(ledger.sweep(), trials)

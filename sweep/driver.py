@@ -216,7 +216,11 @@ def _run(ledger: Ledger, halt: Halt, show: Show, search: Callable[[Tend], None] 
             if search:
                 ledger.set_state("running")
                 search(Tend(ledger, halt, show, shipper))
-                ledger.set_state(_state_after(ledger, halt))
+                state = _state_after(ledger, halt)
+                collect(ledger, lambda: bool(halt.signal))
+                ledger.set_state(state)
+            else:
+                collect(ledger, lambda: bool(halt.signal))
             write_best(ledger.sweep(), ledger.trials())
             delivered = shipper.finish(halt.deadline())
         except BaseException as error:
@@ -292,8 +296,6 @@ def _tune(ledger: Ledger, dataset: Dataset, slots: Slots, tend: Tend) -> None:
             raise tend.halt.trouble from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    if not tend.halt.signal:  # a store may take a minute, which who interrupts does not have
-        collect(ledger)
     disconnect()  # so that no worker writes any more when trials are ended
     if referee.given_up and (total is None or ledger.asked() < total):
         raise CommandError(

@@ -1,12 +1,14 @@
 """A sweep's place in an object store: named, checked before a launch, emptied at its end."""
 
-import contextlib
+import errno
 import uuid
+from collections.abc import Callable
 
 from sweep.errors import CommandError
+from sweep.halt import say
 from sweep.metrics import checkpoint_path
 from sweep.nodes import Answer, ask_every_node
-from sweep.stores import StoreError, check_uri, drop, fetch, found, open_store, probe
+from sweep.stores import StoreError, check_uri, drop, fetch, found, held, open_store, probe
 from sweep.study import Ledger
 from trainers.files import previous_path
 
@@ -56,20 +58,29 @@ def _why(answer: Answer) -> str:
     return answer.fault or str(answer.value or "")
 
 
-def collect(ledger: Ledger) -> None:
+def collect(ledger: Ledger, late: Callable[[], bool] = lambda: False) -> None:
     """Bring the states of complete trials into the sweep's own folder; the store drops the ended.
 
-    A store that does not answer keeps them; the next run of the sweep collects them.
+    A store that does not answer, or not before it is `late`, keeps them: `sweep resume` collects
+    them, of a sweep that is over as well.
     """
     if ledger.checkpoints is None:
         return
-    with contextlib.suppress(StoreError):
+    try:
         store = open_store(ledger.checkpoints)
+        numbers = set() if late() else held(store)
         for trial in ledger.trials():
-            if trial.state == "running":
+            if late():
+                raise StoreError(errno.EINTR, "a signal came", store.uri)
+            if trial.number not in numbers or trial.state == "running":
                 continue
             path = checkpoint_path(ledger.trials_directory, trial.number)
             if trial.state == "complete" and not path.exists():
                 fetch(store, trial.number, path)
                 previous_path(path).unlink(missing_ok=True)
             drop(store, trial.number)
+    except StoreError as error:
+        say(
+            f"{ledger.checkpoints} may still hold states of trials that have ended: "
+            f"{error.strerror}; they are brought here by: sweep resume {ledger.directory.name}"
+        )

@@ -6,6 +6,7 @@ and a damaged object leaves the one before. A worker trains on a file of its own
 """
 
 import contextlib
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import NamedTuple, TypeVar
 from pyarrow import fs
 
 from sweep.errors import CommandError
-from trainers.files import previous_path, temporary_for
+from trainers.files import previous_path, sync_directory, temporary_for
 
 SCHEMES = ("s3", "gs")
 _PATIENCE_S = 60.0  # with a store that does not answer
@@ -68,7 +69,16 @@ def fetch(store: Store, number: int, path: Path) -> None:
         with temporary_for(place) as file:
             file.write(content)
             file.flush()
+            os.fsync(file.fileno())
             Path(file.name).replace(place)
+        sync_directory(path.parent)
+
+
+def held(store: Store) -> set[int]:
+    """The trials of which the store has a state."""
+    folder = fs.FileSelector(store.root, allow_not_found=True)
+    found = _patiently(store, lambda: store.filesystem.get_file_info(folder))
+    return {int(info.base_name) for info in found if info.base_name.isdecimal()}
 
 
 def keep(store: Store, number: int, epoch: int, path: Path) -> None:

@@ -101,6 +101,22 @@ def test_workers_and_drivers_are_killed_and_the_newest_state_is_damaged(here: St
     assert here.objects() == []
 
 
+def test_a_sweep_that_was_interrupted_and_stopped_leaves_nothing_in_the_store(
+    here: StoreSite,
+) -> None:
+    """Neither the states of complete trials, which are brought here, nor those of the others."""
+    command = here.launch()
+    wait_for_epochs(here, command, 26)  # of two at once, so that one is complete
+    command.process.terminate()
+    assert command.wait() == 143, command.output()
+    assert here.objects() != []
+    here.run("stop", "faults")
+    assert here.objects() == []
+    states = {trial.number: trial.state for trial in here.read()[1]}
+    assert set(states.values()) == {"complete", "cancelled"}, states
+    assert all(here.keeps(number) == (state == "complete") for number, state in states.items())
+
+
 def by_trial(here: StoreSite) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for key in here.objects():
