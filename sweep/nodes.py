@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.errors import CommandError
 from sweep.halt import say
+from sweep.slots import jax_uses_gpus
 
 _ASK_S = 60.0  # a worker's process may have to start, on a machine that is busy
 # What runs on a worker. Of the first ones another version breaks a sweep, of the others it changes
@@ -112,6 +113,11 @@ def check_versions() -> None:
         )
     for text in changes:
         say(f"{text}: results may differ from node to node in their last bits")
+
+
+def has_cuda(address: str) -> bool:
+    """Whether JAX has its CUDA packages on this worker."""
+    return jax_uses_gpus()
 
 
 def list_devices(address: str) -> list[str]:

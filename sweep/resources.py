@@ -8,7 +8,8 @@ from ray.util import placement_group, remove_placement_group
 from search_spaces import SweepConfig
 from sweep.errors import CommandError
 from sweep.halt import say
-from sweep.slots import Node, Slots, slots_on
+from sweep.nodes import ask_every_node, has_cuda
+from sweep.slots import Node, Slots, jax_uses_gpus, slots_on
 
 _FIRST_NODE_S = 600.0  # an autoscaler may have to start a machine
 
@@ -18,9 +19,21 @@ def live_nodes() -> list[Node]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def find_slots(config: SweepConfig) -> Slots:
-    """What a trial of `config` takes on the connected cluster; refuses what no node can hold."""
-    return slots_on(live_nodes(), config)
+def find_slots(config: SweepConfig, *, shared: bool = False) -> Slots:
+    """What a trial of `config` takes on the connected cluster; refuses what no node can hold.
+
+    On a `shared` one its nodes tell whether JAX can use their GPUs, for the driver may run on one
+    that has none.
+    """
+    usable = _nodes_use_gpus if shared else jax_uses_gpus
+    return slots_on(live_nodes(), config, usable=usable)._replace(shared=shared)
+
+
+def _nodes_use_gpus() -> bool:
+    usable = any(answer.gpus and answer.value for answer in ask_every_node(has_cuda))
+    if not usable:
+        say("no node with a GPU has JAX's CUDA packages, so trials run on the CPU alone")
+    return usable
 
 
 def await_slots(config: SweepConfig, *, limit_s: float = _FIRST_NODE_S) -> Slots:
@@ -30,7 +43,7 @@ def await_slots(config: SweepConfig, *, limit_s: float = _FIRST_NODE_S) -> Slots
     for more than fits: an autoscaler sees placement groups, which end with this process.
     """
     try:
-        return find_slots(config)._replace(shared=True)
+        return find_slots(config, shared=True)
     except CommandError as error:
         grows = config.resources.max_concurrent or not any(node.get("CPU") for node in live_nodes())
         if not grows:
@@ -50,7 +63,7 @@ def _awaited(config: SweepConfig, limit_s: float, refusal: CommandError) -> Slot
         while time.monotonic() < deadline:
             time.sleep(0.5)
             try:
-                return find_slots(config)._replace(shared=True)
+                return find_slots(config, shared=True)
             except CommandError as error:
                 refusal = error
         raise CommandError(

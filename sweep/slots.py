@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -25,12 +25,24 @@ class Slots(NamedTuple):
     shared: bool = False  # nodes may come and go: on a cluster that is not the launch's own
 
 
-def slots_on(nodes: Sequence[Node], config: SweepConfig) -> Slots:
-    """What a trial of `config` takes on these nodes; CommandError for what none can hold."""
+def jax_uses_gpus() -> bool:
+    """Whether JAX has its CUDA packages here."""
+    return any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
+
+
+def slots_on(
+    nodes: Sequence[Node], config: SweepConfig, *, usable: Callable[[], bool] = jax_uses_gpus
+) -> Slots:
+    """What a trial of `config` takes on these nodes; CommandError for what none can hold.
+
+    `usable`: whether JAX can use the GPUs that they have; asked only where that matters.
+    """
     most_gpus = max(node.get("GPU", 0) for node in nodes)
     most_cpus = max(node.get("CPU", 0) for node in nodes)
     wanted = config.resources
-    gpus = _auto_gpus(most_gpus) if wanted.gpus_per_trial == "auto" else wanted.gpus_per_trial
+    gpus = wanted.gpus_per_trial
+    if gpus == "auto":
+        gpus = min(1, most_gpus) if most_gpus and usable() else 0
     cpus = wanted.cpus_per_trial
     if gpus:  # a GPU is not left idle for want of a core
         cpus = min([cpus, *(_cores_for_each(node, gpus) for node in nodes if node.get("GPU"))])
@@ -109,9 +121,3 @@ def _fits_on_gpus(node: Node, gpus: float) -> int:
 def _cores_for_each(node: Node, gpus: float) -> float:
     """The share of a node's cores for each trial that its GPUs hold, in whole thousandths."""
     return int(1000 * node.get("CPU", 0) / max(_fits_on_gpus(node, gpus), 1)) / 1000 or 0.001
-
-
-def _auto_gpus(most_gpus: float) -> float:
-    """One GPU where there is one that JAX can use; none without its CUDA plugin."""
-    usable = any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
-    return min(1, most_gpus) if usable else 0

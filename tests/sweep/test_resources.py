@@ -9,7 +9,7 @@ import ray
 from search_spaces import parse_config
 from sweep.errors import CommandError
 from sweep.resources import find_slots
-from sweep.slots import Slots
+from sweep.slots import Slots, slots_on
 
 CONFIG = """
 version: 1
@@ -67,6 +67,18 @@ def test_auto_takes_a_gpu_that_jax_can_use(
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
     assert slots(monkeypatch, [node(16, 4)], "{}").gpus_per_trial == gpus
+
+
+@pytest.mark.parametrize(
+    ("gpus", "usable", "expected"), [(4, [True], 1), (4, [False], 0), (0, [], 0)]
+)
+def test_auto_heeds_what_the_nodes_say_of_their_gpus(
+    gpus: int, usable: list[bool], expected: int
+) -> None:
+    """A driver on a node without CUDA packages says nothing of the others."""
+    found = slots_on([node(16), node(16, gpus)], parse_config(CONFIG), usable=usable.pop)
+    assert found.gpus_per_trial == expected
+    assert usable == []
 
 
 @pytest.mark.parametrize(
