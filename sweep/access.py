@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
@@ -139,7 +140,7 @@ def _server_answers(address: str, token: str | None) -> bool:
             "to ask a cluster for its token, grpcio must be installed; pip install 'sweep[cluster]'"
         ) from None
     metadata = () if token is None else (("authorization", f"Bearer {token}"),)
-    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+    with _channel(address) as channel:
         ask = channel.unary_unary(_CLUSTER_ID, request_serializer=bytes)
         try:
             ask(b"", timeout=_ASK_S, metadata=metadata)
@@ -149,6 +150,23 @@ def _server_answers(address: str, token: str | None) -> bool:
                 return False
             raise unreachable(address, refusal.code().name.lower().replace("_", " ")) from None
     return True
+
+
+def _channel(address: str) -> Any:
+    """A way to a cluster's head: encrypted where Ray is told to be, with its own certificates."""
+    import grpc
+
+    options = [("grpc.enable_http_proxy", 0)]
+    if os.environ.get("RAY_USE_TLS", "").lower() not in ("1", "true"):
+        return grpc.insecure_channel(address, options)
+    from ray._common.tls_utils import load_certs_from_env
+
+    try:
+        chain, key, authorities = load_certs_from_env()
+    except (OSError, RuntimeError) as error:
+        raise CommandError(f"Ray's certificates must be readable, but: {error}", 2) from None
+    credentials = grpc.ssl_channel_credentials(authorities, key, chain)
+    return grpc.secure_channel(address, credentials, options)
 
 
 def unreachable(address: str, reason: str) -> CommandError:

@@ -7,8 +7,15 @@ from pathlib import Path
 
 import grpc
 import pytest
+from ray._common.tls_utils import generate_self_signed_tls_certs
 
-from sweep.access import check_access, cluster_token, is_loopback
+from sweep.access import (
+    asks_for_token,
+    check_access,
+    check_token,
+    cluster_token,
+    is_loopback,
+)
 from sweep.doctor_services import check_ray
 from sweep.errors import CommandError
 from sweep.secrecy import has_password
@@ -19,8 +26,11 @@ HERE = "192.0.2.1:6379"  # of a network that documents may use, and nobody else
 
 
 @contextlib.contextmanager
-def head(token: str | None) -> Iterator[str]:
-    """What answers as the head of a cluster does; with a token, only to who sends it."""
+def head(token: str | None, certificate: tuple[str, str] | None = None) -> Iterator[str]:
+    """What answers as the head of a cluster does; with a token, only to who sends it.
+
+    With a certificate and its key, it talks to who has them alone.
+    """
 
     def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
         sent = dict(context.invocation_metadata()).get("authorization")
@@ -33,7 +43,12 @@ def head(token: str | None) -> Iterator[str]:
         {"GetClusterId": grpc.unary_unary_rpc_method_handler(answer)},
     )
     server = grpc.server(ThreadPoolExecutor(1), handlers=[service])
-    port = server.add_insecure_port("0.0.0.0:0")
+    if certificate is None:
+        port = server.add_insecure_port("0.0.0.0:0")
+    else:
+        chain, key = (text.encode() for text in certificate)
+        credentials = grpc.ssl_server_credentials([(key, chain)], chain, require_client_auth=True)
+        port = server.add_secure_port("0.0.0.0:0", credentials)
     server.start()
     try:
         yield f"0.0.0.0:{port}"  # it leads here, but is no loopback address
@@ -109,6 +124,28 @@ def test_a_token_that_is_set_counts_only_with_the_mode(monkeypatch: pytest.Monke
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     assert cluster_token() is None
     assert "nothing here says which token" in answer(HERE)[0]
+
+
+def test_a_cluster_with_certificates_is_asked_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    certificate = generate_self_signed_tls_certs()
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    said = "^Ray's certificates must be readable"
+    with pytest.raises(CommandError, match=said) as caught:
+        asks_for_token("127.0.0.1:6379")
+    assert caught.value.exit_code == 2
+    for name, text in zip(("CERT", "KEY"), certificate, strict=True):
+        (tmp_path / name).write_text(text)
+        monkeypatch.setenv(f"RAY_TLS_SERVER_{name}", str(tmp_path / name))
+    monkeypatch.setenv("RAY_TLS_CA_CERT", str(tmp_path / "CERT"))
+    with head(TOKEN, certificate) as address:
+        port = address.rpartition(":")[2]
+        assert asks_for_token(f"127.0.0.1:{port}")
+        check_token(f"127.0.0.1:{port}", TOKEN)
+        monkeypatch.delenv("RAY_USE_TLS")
+        with pytest.raises(CommandError, match="no Ray cluster answers"):
+            asks_for_token(f"127.0.0.1:{port}")
 
 
 def test_nobody_who_answers(monkeypatch: pytest.MonkeyPatch):
