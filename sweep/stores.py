@@ -6,6 +6,7 @@ and a damaged object leaves the one before. A worker trains on a file of its own
 """
 
 import contextlib
+import errno
 import os
 import re
 import time
@@ -63,9 +64,8 @@ def check_uri(uri: str) -> None:
 def fetch(store: Store, number: int, path: Path) -> None:
     """Bring a trial's last two states to `path` and the place before it; none is no error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    held = _patiently(store, lambda: _epochs(store, number))
-    for epoch, place in zip(sorted(held, reverse=True), (path, previous_path(path)), strict=False):
-        content = _patiently(store, lambda epoch=epoch: _read(store, number, epoch))
+    states = _patiently(store, lambda: _newest(store, number))
+    for content, place in zip(states, (path, previous_path(path)), strict=False):
         with temporary_for(place) as file:
             file.write(content)
             file.flush()
@@ -123,9 +123,13 @@ def _object(store: Store, number: int, epoch: int) -> str:
     return f"{store.root}/{number:04d}/epoch-{epoch:05d}"
 
 
-def _read(store: Store, number: int, epoch: int) -> bytes:
-    with store.filesystem.open_input_stream(_object(store, number, epoch)) as stream:
-        return stream.read()
+def _newest(store: Store, number: int) -> list[bytes]:
+    """A trial's last two states, the last first; one may go while it is read."""
+    states = []
+    for epoch in sorted(_epochs(store, number), reverse=True)[:2]:
+        with store.filesystem.open_input_stream(_object(store, number, epoch)) as stream:
+            states.append(stream.read())
+    return states
 
 
 def _write(store: Store, place: str, content: bytes) -> None:
@@ -149,12 +153,12 @@ def _patiently(store: Store, call: Callable[[], Result]) -> Result:
 
 @contextlib.contextmanager
 def _naming(uri: str) -> Iterator[None]:
-    """Errors of a store name it, in one line."""
+    """Errors of a store name it, in one line; for none of them its trial is to be blamed."""
     try:
         yield
     except (OSError, ValueError) as error:
         text = " ".join(str(error).split())
-        raise StoreError(getattr(error, "errno", None) or 5, text, uri) from error
+        raise StoreError(errno.EIO, text, uri) from error
 
 
 def _without_keys(uri: str) -> str:

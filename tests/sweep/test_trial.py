@@ -4,9 +4,12 @@ import errno
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from sweep.halt import told
-from sweep.trial import TrialActor
+from sweep.stores import Store, StoreError, fetch, held, keep, probe
+from sweep.trial import FULL, TrialActor
+from trainers.files import previous_path
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -31,3 +34,28 @@ def test_a_node_without_the_sweep_trains_nothing(tmp_path: Path, shared: bool) -
     assert result["trouble"] == (errno.EIO, fault, str(directory))
     text = f"{directory} cannot be written: {fault}; nothing that was recorded is lost"
     assert told(OSError(*result["trouble"]), directory).startswith(text)
+
+
+def test_a_state_that_is_gone_from_a_store_is_no_fault_of_its_trial(tmp_path: Path) -> None:
+    store = Store("s3://states/rates", fs.LocalFileSystem(), str(tmp_path / "none"))
+    with pytest.raises(StoreError, match="No such file or directory") as caught:
+        probe(store, "state")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+    assert caught.value.errno in FULL
+
+
+def test_a_store_keeps_and_gives_back_the_last_two_states(tmp_path: Path) -> None:
+    folder = tmp_path / "states"
+    for number in (7, 11):
+        (folder / f"{number:04d}").mkdir(parents=True)
+    store, path = Store("s3://states", fs.LocalFileSystem(), str(folder)), tmp_path / "state"
+    for epoch in (9, 10, 11):
+        path.write_text(f"after {epoch}")
+        keep(store, 7, epoch, path)
+    assert held(store) == {7, 11}
+    fetch(store, 11, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    fetch(store, 7, here := tmp_path / "here")
+    assert here.read_text() == "after 11"
+    assert previous_path(here).read_text() == "after 10"
+    assert sorted(path.name for path in folder.glob("0007/*")) == ["epoch-00010", "epoch-00011"]
