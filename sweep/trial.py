@@ -44,12 +44,13 @@ class TrialActor(tune.Trainable):
         self.broken = None
         try:
             self.prepare(shared)
-        except Exception:
-            self.broken = traceback.format_exc()
+        except Exception:  # Tune would lose the reason
+            node = ray.util.get_node_ip_address()
+            self.broken = f"a worker on node {node} could not start:\n{traceback.format_exc()}"
         self.reset_config(config)
 
     def prepare(self, shared: Shared) -> None:
-        """What can go wrong in setup(); Tune would lose the reason."""
+        """What can go wrong in setup(), which is no fault of a trial."""
         assert self.trial_resources is not None
         resources = self.trial_resources.required_resources
         claim(num_cpus=int(resources.get("CPU", 1)), gpu_share=resources.get("GPU", 0))
@@ -77,7 +78,7 @@ class TrialActor(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train an epoch, or several short ones, and report; an exception is a result as well."""
         if self.broken:
-            return {"reports": [], "failure": self.broken, "trouble": None}
+            return {"reports": [], "broken": self.broken}
         reports, failure, trouble, started = [], None, None, time.monotonic()
         try:
             for report in self.reports:

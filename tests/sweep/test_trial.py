@@ -2,13 +2,16 @@
 
 import errno
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pyarrow import fs
 
-from sweep.halt import told
+from sweep.halt import Halt, Leave, told
+from sweep.search import LedgerScheduler
 from sweep.stores import Store, StoreError, fetch, held, keep, probe
-from sweep.trial import FULL, TrialActor
+from sweep.trial import FULL, Shared, TrialActor
 from trainers.files import previous_path
 
 
@@ -34,6 +37,22 @@ def test_a_node_without_the_sweep_trains_nothing(tmp_path: Path, shared: bool) -
     assert result["trouble"] == (errno.EIO, fault, str(directory))
     text = f"{directory} cannot be written: {fault}; nothing that was recorded is lost"
     assert told(OSError(*result["trouble"]), directory).startswith(text)
+
+
+def test_a_worker_that_cannot_start_fails_no_trial(tmp_path: Path) -> None:
+    """It would fail one after the other; the sweep ends, with its trials open."""
+    actor, halt = TrialActor.__new__(TrialActor), Halt(tmp_path / "rates")
+    shared = Shared(*[None] * 4)  # pyright: ignore[reportArgumentType]
+    actor.setup({"number": 0, "space": {}, "skip_epochs": 0}, shared)
+    ledger: Any = SimpleNamespace(directory=tmp_path / "rates")
+    referee: Any = None
+    trial = SimpleNamespace(config={"number": 0, "space": {}})
+    with pytest.raises(Leave):
+        LedgerScheduler(ledger, referee, halt).on_trial_result(None, trial, actor.step())
+    said = str(halt.trouble)
+    assert said.startswith("a worker on node ")
+    assert " could not start:\nTraceback (most recent call last):" in said
+    assert said.endswith("or that node is gone, go on with: sweep resume rates")
 
 
 def test_a_state_that_is_gone_from_a_store_is_no_fault_of_its_trial(tmp_path: Path) -> None:
