@@ -215,6 +215,9 @@ def check_address(address: str) -> None:
             "a ray:// address, run sweep on one of its nodes, with --address auto",
             exit_code=2,
         )
+    known = os.environ.get("RAY_ADDRESS", "")
+    if address == "auto" and known not in ("", "auto"):  # where Ray looks first
+        check_address(known)
 
 
 def found_address(address: str) -> str:

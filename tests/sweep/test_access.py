@@ -215,13 +215,18 @@ def test_which_addresses_carry_a_password(uri: str, has: bool):
     assert has_password(uri) == has
 
 
-@pytest.mark.parametrize("variable", [True, False])
-def test_a_password_in_an_address_is_refused_and_not_printed(variable: bool, tmp_path: Path):
-    command = ["launch", "quickstart"]
-    if variable:
-        said = refused(tmp_path, *command, code=2, RAY_ADDRESS="ray://ada:canary@host:10001")
-    else:
-        said = refused(tmp_path, *command, "--address", "ada:canary@host:6379", code=2)
+@pytest.mark.parametrize(
+    ("words", "variable"),
+    [
+        ([], "ray://ada:canary@host:10001"),
+        (["--address", "auto"], "ray://ada:canary@host:10001"),
+        (["--address", "ada:canary@host:6379"], ""),
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_printed(
+    words: list[str], variable: str, tmp_path: Path
+):
+    said = refused(tmp_path, "launch", "quickstart", *words, code=2, RAY_ADDRESS=variable)
     assert "an address must hold no user and no password" in said
     assert "canary" not in said
     assert not (tmp_path / "sweeps" / "quickstart").exists()
