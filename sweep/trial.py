@@ -28,7 +28,7 @@ _REPORT_EVERY_S = 0.1  # a report costs the driver some milliseconds
 class Shared(NamedTuple):
     """What all trials of a sweep have in common; it reaches a node once, through Ray."""
 
-    dataset: Dataset  # without its test split
+    dataset: Dataset  # without its test split; read-only on a worker, in memory that all share
     settings: dict[str, Any]  # of trainers.training.Settings
     functions: bytes  # pickled, the user's own by name: a worker may lack their files
     trials: str  # the folder of the trials' own folders

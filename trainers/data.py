@@ -188,7 +188,9 @@ def _load_prepared(name: str, folder: Path) -> Dataset:
             expected, actual = manifest["sha256"][key], file_sha256(folder / f"{key}.npy")
             if actual != expected:
                 raise ValueError(f"sha256 of {key}.npy must be {expected}, but is {actual}")
-        arrays = {key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in IDX_FILES}
+        mapped = {key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in IDX_FILES}
+        # Plain arrays, for those of a subclass are copied when they are pickled.
+        arrays = {key: np.asarray(array) for key, array in mapped.items()}
         return _uncut(name, arrays, manifest["digest"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DatasetError(

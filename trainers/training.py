@@ -84,9 +84,17 @@ class EpochReport(NamedTuple):
 
 
 def on_device(dataset: Dataset) -> Dataset:
-    """`dataset` with its training and validation arrays on the default device, there to stay."""
+    """`dataset` with its training and validation arrays on the default device, there to stay.
+
+    On a CPU a read-only array whose memory is aligned, as in Ray's object store, is used where it
+    lies: nobody may write to it any more.
+    """
     names = ("train_images", "train_labels", "val_images", "val_labels")
-    return dataset._replace(**{name: jnp.asarray(getattr(dataset, name)) for name in names})
+    return dataset._replace(**{name: _placed(getattr(dataset, name)) for name in names})
+
+
+def _placed(array: np.ndarray) -> jax.Array:
+    return jnp.array(array) if array.flags.writeable else jax.device_put(array, may_alias=True)
 
 
 def fit(

@@ -1,6 +1,9 @@
 """What a worker does before its first epoch."""
 
 import errno
+import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,3 +81,69 @@ def test_a_store_keeps_and_gives_back_the_last_two_states(tmp_path: Path) -> Non
     assert here.read_text() == "after 11"
     assert previous_path(here).read_text() == "after 10"
     assert sorted(path.name for path in folder.glob("0007/*")) == ["epoch-00010", "epoch-00011"]
+
+
+TWO_WORKERS = """
+import json
+from pathlib import Path
+from types import SimpleNamespace
+import ray
+from sweep.cluster import connected
+from sweep.trial import Shared, TrialActor
+from trainers.data import load_dataset
+
+@ray.remote(num_cpus=0)
+class Worker:
+    def look(self, shared):
+        actor = TrialActor.__new__(TrialActor)
+        resources = SimpleNamespace(required_resources={"CPU": 1})
+        actor._trial_info = SimpleNamespace(trial_resources=resources)
+        actor.prepare(shared)
+        from trainers.runs import fit_point
+        space = {"schedule": {"constant": {"peak_lr": 0.1}}}
+        reports = list(fit_point(actor.dataset, space, actor.settings))
+        maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+        arrays = {}
+        for name in ("train_images", "train_labels", "val_images"):
+            array = getattr(shared.dataset, name)
+            arrays[name] = {
+                "writable": array.flags.writeable,
+                "unchanged": array.tobytes() == getattr(load(), name).tobytes(),
+                "copied": getattr(actor.dataset, name).unsafe_buffer_pointer() != array.ctypes.data,
+                "lies": place(array.ctypes.data, maps),
+            }
+        return {"losses": [report.train_loss for report in reports], "arrays": arrays}
+
+def place(address, maps):
+    for span, mode, offset, device, inode, *path in maps:
+        start, end = (int(part, 16) for part in span.split("-"))
+        if start <= address < end:
+            return [mode[-1], device, inode, int(offset, 16) + address - start]
+
+def load():
+    return load_dataset("digits", validation_examples=287)
+
+settings = {"num_epochs": 2, "batch_size": 64}
+with connected("local"):
+    shared = ray.put(Shared(load(), settings, b"\\x80\\x04}.", "trials"))
+    workers = [Worker.remote() for _ in range(2)]
+    print(json.dumps(ray.get([worker.look.remote(shared) for worker in workers])))
+"""
+
+
+@pytest.mark.slow
+def test_workers_of_a_node_train_on_the_same_memory_and_leave_it_as_it_is() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_WORKERS],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    one, other = json.loads(done.stdout.splitlines()[-1])
+    assert one == other
+    for array in one["arrays"].values():
+        kind = array["lies"][0]
+        found = (array["writable"], array["unchanged"], array["copied"], kind)
+        assert found == (False, True, False, "s")
+    assert one["losses"][1] < one["losses"][0]

@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -223,6 +224,17 @@ def test_train_examples_are_the_first_that_remain() -> None:
     np.testing.assert_array_equal(short.train_images, whole.train_images[:50])
     np.testing.assert_array_equal(short.train_labels, whole.train_labels[:50])
     np.testing.assert_array_equal(short.val_images, whole.val_images)
+
+
+@pytest.mark.parametrize("cut", [{"validation_split": "test"}, {"validation_examples": 10}])
+@pytest.mark.parametrize("name", ["fashion_mnist", "digits"])
+def test_arrays_are_pickled_beside_the_rest(name: str, cut: dict, fashion_cache: Path) -> None:
+    """As buffers, which processes can share; arrays in the pickle itself are copied by each."""
+    dataset = load_dataset(name, cache_dir=fashion_cache, **cut)
+    buffers: list[pickle.PickleBuffer] = []
+    rest = pickle.dumps(dataset, protocol=5, buffer_callback=buffers.append)
+    assert len(rest) < 2000
+    assert sum(buffer.raw().nbytes for buffer in buffers) > 100_000
 
 
 # What is refused

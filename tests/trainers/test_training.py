@@ -387,6 +387,39 @@ def test_a_run_can_be_repeated(uninterrupted: Run) -> None:
     assert not any(report.diverged for report in again.reports)
 
 
+SPLITS = ("train_images", "train_labels", "val_images", "val_labels")
+
+
+def kept_aligned(array: np.ndarray) -> np.ndarray:
+    """A read-only copy at an address that XLA takes."""
+    memory = np.empty(array.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    copy.flags.writeable = False
+    return copy
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere data is always copied")
+def test_read_only_data_is_trained_on_where_it_lies_and_stays_as_it_is(uninterrupted: Run) -> None:
+    dataset = DATASET._replace(**{name: kept_aligned(getattr(DATASET, name)) for name in SPLITS})
+    placed = on_device(dataset)
+    for name in SPLITS:
+        assert getattr(placed, name).unsafe_buffer_pointer() == getattr(dataset, name).ctypes.data
+    again = run(dataset=placed)
+    assert (again.facts, again.bits) == (uninterrupted.facts, uninterrupted.bits)
+    for name in SPLITS:
+        np.testing.assert_array_equal(getattr(dataset, name), getattr(DATASET, name))
+
+
+def test_data_that_may_be_written_to_is_copied() -> None:
+    dataset = DATASET._replace(train_images=kept_aligned(DATASET.train_images))
+    dataset.train_images.flags.writeable = True
+    placed = on_device(dataset)
+    dataset.train_images[...] = 0
+    np.testing.assert_array_equal(placed.train_images, DATASET.train_images)
+
+
 def test_the_seed_decides_the_first_parameters_and_the_optimizer_does_not() -> None:
     first, again, other = (
         init_state(DATASET, SETTINGS._replace(seed=seed, optimizer=optimizer)).params
