@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -193,6 +194,25 @@ def test_what_cannot_be_measured_is_refused_in_words(
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_scaling_benchmark_runs_and_workers_share_their_data(tmp_path: Path, manual_dir: Path):
+    small = ["--rounds", "1", "--trials", "2", "--epochs", "1", "--train-examples", "64"]
+    cache = {"SWEEP_CACHE_DIR": str(tmp_path), "SWEEP_MANUAL_DIR": str(manual_dir)}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "scaling.py"), *small],
+        env=os.environ | cache,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    for name in ("one at a time", "two at once", "sweep:", "command:"):
+        assert re.search(rf"^{name}.* \d+\.\d", done.stdout, re.MULTILINE), done.stdout
+    found = re.search(r"^memory: (.+) of private .*; on the node (.+)$", done.stdout, re.MULTILINE)
+    assert found, done.stdout
+    assert 0.1 < float(found[1]) < float(found[2]) < 0.35, done.stdout
 
 
 ALONE = """\
