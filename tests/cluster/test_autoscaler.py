@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.namespaces import machines, network
+from tests.cluster.compose import machines
+from tests.cluster.namespaces import network
 from tests.faults.harness import SWEEP, Command, site
 
 pytestmark = [
@@ -43,15 +44,18 @@ CLUSTER = {
 def test_demand_brings_the_first_node_and_then_the_other(tmp_path: Path) -> None:
     """The cluster has only a head, without cores; the sweep asks for two trials at once."""
     (tmp_path / "cluster.json").write_text(json.dumps(CLUSTER))
-    with network(1) as net, site(tmp_path / "site", trials=8, epochs=40) as here:
+    with network(1, {"head": 0}) as net, site(tmp_path / "site", trials=8, epochs=40) as here:
         here.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         here.environment |= {"JAX_PLATFORMS": "cpu"}
         grows = f"--autoscaling-config={tmp_path}/cluster.json"
-        with machines(net, here.environment, [0], cpus=0, gpus=0, options=[grows]) as nodes:
-            words = [SWEEP, "launch", "faults.yaml", "--address", nodes.address]
+        made = machines(net, here.directory.parent, {"head": here.environment}, {"head": [grows]})
+        with made as nodes:
+            nodes.start_node(0)
+            nodes.await_nodes(1)
+            words = [SWEEP, "launch", "faults.yaml", "--address", "auto"]
             words += ["--set", "resources={gpus_per_trial: 1, max_concurrent: 2}"]
-            command = net.command(0, *words)
-            here.commands.append(Command(here.folder, command, here.environment | nodes.secret))
+            command = nodes.command(0, "head", *words)
+            here.commands.append(Command(here.folder, command, nodes.environment("head")))
             assert here.commands[-1].wait(600) == 0, here.commands[-1].output() + nodes.logs()
             told = here.commands[-1].output()
         assert "no node holds a trial yet; waiting up to 10 min for one to join" in told

@@ -59,7 +59,7 @@ def storage(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def with_password(server: Postgres, storage: str) -> str:
-    return storage.replace("postgres@", f"postgres:{server.password}@")
+    return storage.replace("sweep@", f"sweep:{server.password}@")
 
 
 def test_a_password_is_taken_from_the_environment_and_kept_nowhere(
@@ -83,17 +83,17 @@ def test_a_password_file_serves_as_well(
     monkeypatch.delenv("PGPASSWORD")
     file = tmp_path / "pgpass"
     file.touch(mode=stat.S_IRUSR | stat.S_IWUSR)
-    file.write_text(f"*:*:*:postgres:{server.password}\n")
+    file.write_text(f"*:*:*:sweep:{server.password}\n")
     monkeypatch.setenv("PGPASSFILE", str(file))
     create(tmp_path / "rates", storage=storage)
     assert open_ledger(tmp_path / "rates").trials() == []
 
 
-@pytest.mark.parametrize("place", ["postgres:{0}@", "postgres@"])
+@pytest.mark.parametrize("place", ["sweep:{0}@", "sweep@"])
 def test_a_password_on_the_command_line_is_refused_and_not_shown(
     tmp_path: Path, storage: str, server: Postgres, place: str
 ) -> None:
-    url = storage.replace("postgres@", place.format(server.password))
+    url = storage.replace("sweep@", place.format(server.password))
     url += "" if "{0}" in place else f"?password={server.password}"
     text = rf"a password must not stand in --storage.*{re.escape(storage)}.*PGPASSWORD"
     with pytest.raises(CommandError, match=text) as refused:
