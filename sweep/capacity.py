@@ -9,6 +9,7 @@ from ray import tune
 from ray.tune.execution.tune_controller import TuneController
 
 from sweep.halt import say
+from sweep.nodes import Newcomers
 from sweep.resources import live_nodes
 from sweep.slots import Slots, fits_on
 
@@ -25,24 +26,26 @@ class Capacity(tune.Callback):
     those that wait are what an autoscaler sees.
     """
 
-    def __init__(self, slots: Slots, at_most: int | None):
-        self._slots, self._at_most = slots, at_most
+    def __init__(self, slots: Slots, at_most: int | None, newcomers: Newcomers | None = None):
+        self.slots, self._at_most, self._newcomers = slots, at_most, newcomers
         self.fits = self.limit = slots.concurrent
         self._looked = 0.0
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Look at the nodes, at most once a second."""
         now = time.monotonic()
-        if self._slots.shared and now - self._looked >= _LOOK_EVERY_S:
+        if self.slots.shared and now - self._looked >= _LOOK_EVERY_S:
             self._looked = now
             self._follow()
 
     def _follow(self) -> None:
         nodes = live_nodes()
-        fits = fits_on(nodes, self._slots)
+        fits = fits_on(nodes, self.slots)
         if fits != self.fits:
             say(f"the cluster now holds {fits} trials at once, on {len(nodes)} nodes")
         self.fits = fits
+        if self._newcomers:
+            self._newcomers.look()
         # One trial is always asked for: Tune blocks while it has none.
         self.limit = self._at_most or max(fits, 1)
 

@@ -28,7 +28,6 @@ from sweep.resources import await_slots, find_slots
 from sweep.results import best_trial, write_best
 from sweep.search import LedgerScheduler, LedgerSearcher, Referee
 from sweep.secrecy import check_tracking
-from sweep.slots import Slots
 from sweep.storechecks import check_store, collect, own_place
 from sweep.study import Ledger
 from sweep.trial import FULL, Shared, TrialActor
@@ -82,7 +81,7 @@ def launch(
         facts = sweep_facts(config, dataset)
         place = checkpoints and own_place(checkpoints, directory.name, facts["sweep_id"])
         with connected(address, insecure=insecure):
-            slots = _ready(config, directory, address, place)
+            capacity = _ready(config, directory, address, place)
             create_ledger(
                 directory,
                 config,
@@ -94,7 +93,7 @@ def launch(
             )
             with driven(directory) as ledger:
                 name.close()  # its driver's lease takes over
-                return _run(ledger, halt, show, lambda tend: _tune(ledger, dataset, slots, tend))
+                return _run(ledger, halt, show, lambda tend: _tune(ledger, dataset, capacity, tend))
 
 
 def resume(
@@ -120,23 +119,22 @@ def resume(
         check_sources(ledger.config, directory)
         dataset = _same_data(ledger, manual_dir)
         with connected(address, insecure=insecure):
-            slots = _ready(ledger.config, directory, address, ledger.checkpoints)
-            return _run(ledger, halt, show, lambda tend: _tune(ledger, dataset, slots, tend))
+            capacity = _ready(ledger.config, directory, address, ledger.checkpoints)
+            return _run(ledger, halt, show, lambda tend: _tune(ledger, dataset, capacity, tend))
 
 
 def _ready(
     config: SweepConfig, directory: Path, address: str | None, checkpoints: str | None
-) -> Slots:
-    """What a trial takes; a cluster that is not ours is looked at before anything is made there."""
+) -> Capacity:
+    """What runs at once; a cluster that is not ours is looked at before anything is made there."""
     ours = chosen(address) == "local"
     slots = find_slots(config) if ours else await_slots(config)
-    if not ours:
-        check_versions()
+    newcomers = None if ours else check_versions()
     if checkpoints:
         check_store(checkpoints)
     elif not ours:
         check_reached(directory.parent)
-    return slots
+    return Capacity(slots, config.resources.max_concurrent, newcomers)
 
 
 @contextmanager
@@ -249,15 +247,15 @@ def _state_after(ledger: Ledger, halt: Halt) -> str:
     return "finished" if best_trial(ledger.config, ledger.trials()) else "failed"
 
 
-def _tune(ledger: Ledger, dataset: Dataset, slots: Slots, tend: Tend) -> None:
+def _tune(ledger: Ledger, dataset: Dataset, capacity: Capacity, tend: Tend) -> None:
     """A Tune run over what remains; it is the executor only, and nothing of it is kept."""
     total = ledger.config.search.num_trials
     remaining = -1 if total is None else total - ledger.asked() + len(ledger.interrupted())
     if remaining == 0:
         return
+    slots = capacity.slots
     ledger.set_slots(slots)
     referee = Referee(ledger)
-    capacity = Capacity(slots, ledger.config.resources.max_concurrent)
     scratch = (ledger.directory / ".tune").resolve()
     resources = {"CPU": slots.cpus_per_trial, "GPU": slots.gpus_per_trial}
     shared = Shared(

@@ -39,25 +39,33 @@ def ask_every_node(
     The worker takes no cores and, unless `gpus` says to take all that the node has, no GPU. A node
     that goes away meanwhile is left out.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    asked = []
-    for node in nodes:
-        held = node["Resources"].get("GPU", 0) if gpus else 0
-        place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        options = {"num_cpus": 0, "num_gpus": held, "max_retries": 0, "scheduling_strategy": place}
-        task: Any = ray.remote(**options)(question)
-        asked.append(task.remote(node["NodeManagerAddress"], *arguments))
+    nodes = _live()
+    asked = [_ask(node, question, *arguments, gpus=gpus) for node in nodes]
     ready, _ = ray.wait(asked, num_returns=len(asked), timeout=limit_s) if asked else ([], [])
     answers = [
         _answer(node, reference, limit_s if reference in ready else None)
         for node, reference in zip(nodes, asked, strict=True)
     ]
-    left = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    left = {node["NodeID"] for node in _live()}
     return [
         answer
         for node, answer in zip(nodes, answers, strict=True)
         if not answer.fault or node["NodeID"] in left  # or it has gone in the meantime
     ]
+
+
+def _live() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _ask(
+    node: Mapping[str, Any], question: Callable[..., Any], *arguments: Any, gpus: bool = False
+) -> Any:
+    held = node["Resources"].get("GPU", 0) if gpus else 0
+    place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    options = {"num_cpus": 0, "num_gpus": held, "max_retries": 0, "scheduling_strategy": place}
+    task: Any = ray.remote(**options)(question)
+    return task.remote(node["NodeManagerAddress"], *arguments)
 
 
 def _answer(node: Mapping[str, Any], reference: Any, limit_s: float | None) -> Answer:
@@ -102,8 +110,32 @@ def mismatches(here: Mapping[str, str], answers: Sequence[Answer]) -> tuple[list
     return breaks, changes
 
 
-def check_versions() -> None:
+class Newcomers:
+    """The nodes that join a cluster from now on, each asked for its versions."""
+
+    def __init__(self) -> None:
+        self._known = {node["NodeID"] for node in _live()}
+        self._asked: dict[Any, dict[str, Any]] = {}
+
+    def look(self) -> None:
+        """Ask who has joined, and say what is wrong with those that have answered; no waiting."""
+        nodes = {node["NodeID"]: node for node in _live()}
+        for identity in nodes.keys() - self._known:
+            self._asked[_ask(nodes[identity], versions)] = nodes[identity]
+        self._known |= nodes.keys()
+        asked = list(self._asked)
+        ready, _ = ray.wait(asked, num_returns=len(asked), timeout=0) if asked else ([], [])
+        told = [(self._asked.pop(reference), reference) for reference in ready]
+        answers = [_answer(node, ref, _ASK_S) for node, ref in told if node["NodeID"] in nodes]
+        breaks, changes = mismatches(versions(), answers)
+        for text in breaks:
+            say(f"{text}: its trials may fail until it has the same lock file, or image")
+        _say_changes(changes)
+
+
+def check_versions() -> Newcomers:
     """Compare every node with this process: refuse what breaks a sweep, and say the rest."""
+    later = Newcomers()
     breaks, changes = mismatches(versions(), ask_every_node(versions))
     if breaks:
         raise CommandError(
@@ -111,6 +143,11 @@ def check_versions() -> None:
             "install the same lock file on every node, or give them one image",
             exit_code=2,
         )
+    _say_changes(changes)
+    return later
+
+
+def _say_changes(changes: Sequence[str]) -> None:
     for text in changes:
         say(f"{text}: results may differ from node to node in their last bits")
 

@@ -164,7 +164,7 @@ def ended(command: Command) -> bool:
 
 
 def test_more_than_any_node_has_is_refused_unless_the_cluster_may_grow(tmp_path: Path) -> None:
-    """And a node that joins while short trials run gets its share of them."""
+    """And a node that joins while short trials run gets its share, and is asked what it is like."""
     with site(tmp_path / "site", trials=2, epochs=2) as here, cluster(here) as nodes:
         nodes.add("like")
         words = ("launch", "faults.yaml", "--address", nodes.address, "--set")
@@ -180,7 +180,8 @@ def test_more_than_any_node_has_is_refused_unless_the_cluster_may_grow(tmp_path:
         each = "resources={cpus_per_trial: 1, gpus_per_trial: 0}"
         command = here.start(*words, each, "--set", "search.num_trials=5000")
         until(lambda: len(workers(here)) == 2 or ended(command), command.output, 280)
-        nodes.add("like")
+        nodes.add("unlike")
+        command.says("has sweep 0.0.1, where the driver has .*: its trials may fail")
         command.says("the cluster now holds 4 trials at once, on 3 nodes")
         until(lambda: len(workers(here)) == 4 or ended(command), command.output, 280)
         assert len(workers(here)) == 4, command.output()
