@@ -109,14 +109,15 @@ def launch(
     config = load_file(
         file, [*(set_ or []), *([] if name is None else [f"name={json.dumps(name)}"])]
     )
+    from sweep.jobs import launch_detached, remove_left_config
+
+    remove_left_config(Path(file), sweeps_dir)
     directory = sweeps_dir / config.name
     if directory.exists():
         command = f"sweep launch {shlex.quote(file)} --name {_free_name(directory)}"
         new = f"  launch a new one:       {command}"
         raise CommandError(f"{_why_taken(directory)}\n{new}", exit_code=4)
     if detach:
-        from sweep.jobs import launch_detached
-
         job = launch_detached(
             config,
             sweeps_dir,

@@ -19,7 +19,6 @@ from sweep.delivery import absolute_uri
 from sweep.errors import CommandError
 from sweep.files import make_directory, write_text
 from sweep.secrecy import has_password
-from sweep.stores import check_uri
 
 # How long Ray waits after SIGTERM before it kills: a driver ends in 30 s, and resumes either way.
 _ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": "60"}
@@ -47,6 +46,10 @@ def launch_detached(
 
     That folder, and the files of custom functions, must have the same path on the cluster's head.
     """
+    if checkpoints:
+        from sweep.stores import check_uri
+
+        check_uri(checkpoints)
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     _refuse_secret("--storage", storage or "", "in PGPASSWORD, or in ~/.pgpass with mode 0600")
     _refuse_secret(
@@ -54,8 +57,6 @@ def launch_detached(
         tracking_uri,
         "in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
     )
-    if checkpoints:
-        check_uri(checkpoints)
     variables = dict(_ENVIRONMENT)
     if tracking_uri:
         variables["MLFLOW_TRACKING_URI"] = absolute_uri(tracking_uri)
@@ -63,7 +64,7 @@ def launch_detached(
         variables["MLFLOW_EXPERIMENT_NAME"] = experiment
     submit = _submitter(address, insecure, warn)
     identity = _identity(config.name)
-    file = sweeps_dir.resolve() / ".detached" / f"{identity}.yaml"
+    file = _left_configs(sweeps_dir) / f"{identity}.yaml"
     make_directory(file.parent)
     write_text(file, config_to_yaml(config))
     stored = ["--storage", absolute_uri(storage)] if storage else []
@@ -73,6 +74,12 @@ def launch_detached(
     except BaseException:
         file.unlink()
         raise
+
+
+def remove_left_config(file: Path, sweeps_dir: Path) -> None:
+    """Remove a config that `launch_detached` has left, now that its job has read it."""
+    if file.parent == _left_configs(sweeps_dir):
+        file.unlink(missing_ok=True)
 
 
 def resume_detached(
@@ -106,6 +113,10 @@ def _words(
 ) -> str:
     place = ["--sweeps-dir", str(sweeps_dir.resolve())]
     return shlex.join(["sweep", command, what, *place, *options, *more])
+
+
+def _left_configs(sweeps_dir: Path) -> Path:
+    return sweeps_dir.resolve() / ".detached"
 
 
 def _identity(name: str) -> str:

@@ -69,6 +69,7 @@ def test_a_sweep_is_left_to_the_cluster_interrupted_resumed_and_finished(
         info = told(head, job)
         assert info["entrypoint"].startswith("sweep launch ")
         assert TOKEN not in json.dumps(info)
+        assert list((here.folder / "sweeps" / ".detached").iterdir()) == []
         assert "running" in here.run("status", "faults")
         accepted = here.accepted()
         stop = [BIN / "ray", "job", "stop", "--address", head.dashboard, job]
