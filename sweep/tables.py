@@ -195,7 +195,8 @@ def metric_text(trial: TrialRecord, metric: str) -> str:
 def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Sweeps by their summaries, one row each."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "state", "trials", "metric", "best", "created"):
+    table.add_column("name", no_wrap=True)  # the last to be cut: other commands need it whole
+    for column in ("state", "trials", "metric", "best", "created"):
         table.add_column(column)
     for row in rows:
         trials = f"{sum(row['trials'].values())}/{row['num_trials'] or '-'}"
