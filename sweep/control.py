@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sweep.delivery import end_process, read_status, shipper_command, undelivered
 from sweep.directory import latest_driver, open_ledger, read_sweep
+from sweep.drawing import count
 from sweep.errors import CommandError
 from sweep.halt import send
 from sweep.lease import Holder, current_holder, driving
@@ -108,7 +109,9 @@ def deliver_now(directory: Path) -> tuple[str, int]:
         lacks = f", but no new pictures: {status.pictures}" if status.pictures else ""
         return f"MLflow holds all of {directory.name}: {len(trials)} trials{lacks}", 0
     reason = status.error or "the delivery was cut off"
-    what = f"{late} trials ({epochs} epochs) are" if late else "the sweep's own run is"
+    what = "the sweep's own run is"
+    if late:
+        what = f"{count(late, 'trial')} ({count(epochs, 'epoch')}) {'is' if late == 1 else 'are'}"
     return (
         f"{what} not delivered: {reason}; try again with: sweep sync {directory.name}",
         3,
