@@ -177,6 +177,11 @@ def absolute_uri(uri: str) -> str:
     return f"sqlite:///{Path(path).resolve()}{mark}{options}"
 
 
+def is_folder(uri: str) -> bool:
+    """Whether records would go to a folder of files, which MLflow no longer takes."""
+    return uri.startswith("file:") or (":" not in uri and uri != "databricks")
+
+
 def without_password(text: str) -> str:
     """An address, or a text with addresses, without the user and password they may carry."""
     return re.sub(r"://[^/\s]*@", "://", text)

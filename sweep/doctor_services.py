@@ -18,7 +18,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
-from sweep.delivery import sqlite_path, without_password
+from sweep.delivery import is_folder, sqlite_path, without_password
 from sweep.doctor import Check, existing
 from sweep.errors import CommandError
 
@@ -180,7 +180,7 @@ def check_mlflow(uri: str) -> Check:
         text = f"MLflow's file {path} cannot be written: {fault}"
         way_out = "set MLFLOW_TRACKING_URI to a server, or to sqlite:////FOLDER/mlflow.db"
         return Check("mlflow", "bad", text, way_out)
-    if scheme == "file" or ":" not in uri:
+    if is_folder(uri):
         text = f"MLflow at {uri} must be a server or a database, but is a folder"
         way_out = "set MLFLOW_TRACKING_URI to sqlite:////FOLDER/mlflow.db, or unset it"
         return Check("mlflow", "bad", text, way_out)

@@ -13,7 +13,7 @@ from search_spaces import SweepConfig, planned_steps
 from sweep.budget import is_spent, raise_budget
 from sweep.capacity import TUNE_LIMIT, Capacity, new_workers_start
 from sweep.cluster import chosen, connected, disconnect
-from sweep.delivery import Shipper, default_tracking_uri
+from sweep.delivery import Shipper, default_tracking_uri, is_folder
 from sweep.directory import create_ledger, latest_driver, open_ledger
 from sweep.errors import CommandError
 from sweep.facts import sweep_facts
@@ -74,6 +74,12 @@ def launch(
     """
     tracking_uri = default_tracking_uri(directory.parent)
     check_tracking(tracking_uri)
+    if is_folder(tracking_uri):
+        raise CommandError(
+            f"MLFLOW_TRACKING_URI must be of a server or a database, but {tracking_uri} is a "
+            "folder; set it to sqlite:////FOLDER/mlflow.db, or unset it",
+            exit_code=2,
+        )
     with _interruptible(directory) as halt, contextlib.ExitStack() as name:
         name.enter_context(launching(directory))
         dataset = load_data(config, manual_dir)

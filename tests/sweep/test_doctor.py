@@ -242,6 +242,7 @@ def test_a_server_that_is_another(
         ("sqlite:////proc/no/mlflow.db", "bad", "MLflow's file /proc/no/mlflow.db cannot be writt"),
         ("./mlruns", "bad", "MLflow at ./mlruns must be a server or a database, but is a folder"),
         ("file:///mlruns", "bad", "MLflow at file:///mlruns must be a server or a database"),
+        ("databricks", "warning", "MLflow at databricks is of a kind that is not checked"),
         ("http://ada:hush@host:port", "bad", "MLflow at http://host:port does not answer: "),
         ("mysql://ada:hu/sh@host/x", "warning", "MLflow at mysql://host/x is of a kind that is no"),
     ],

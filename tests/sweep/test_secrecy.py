@@ -67,6 +67,17 @@ def test_a_tracking_uri_with_a_password_is_refused_and_not_printed(tmp_path: Pat
     assert not (tmp_path / "sweeps").exists()
 
 
+@pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns"])
+def test_a_folder_of_records_is_refused_before_anything_is_made(tmp_path: Path, uri: str):
+    (tmp_path / "rates.yaml").write_text(CONFIG)
+    said = refused(tmp_path, "launch", "rates.yaml", code=2, MLFLOW_TRACKING_URI=uri)
+    assert said.endswith(
+        f"\nMLFLOW_TRACKING_URI must be of a server or a database, but {uri} is a folder; set it "
+        "to sqlite:////FOLDER/mlflow.db, or unset it"
+    )
+    assert not (tmp_path / "sweeps").exists()
+
+
 def test_mlflows_file_of_passwords_is_the_owners_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
