@@ -1,6 +1,6 @@
 """Two trials at once against one at a time, and the memory that the data of several workers takes.
 
-    python benchmarks/scaling.py [--rounds 2] [--trials 8] [--epochs 4] [--workers 4]
+    python benchmarks/scaling.py [--rounds 2] [--trials 8] [--epochs 3] [--workers 4]
 
 Each round runs a real sweep twice, of the same trials on one core each: one at a time, then two at
 once. `sweep` is the time from the first proposal to the last result, with the start of the workers
@@ -66,8 +66,8 @@ def main() -> None:
     add = parser.add_argument
     add("--rounds", type=int, default=2)
     add("--trials", type=int, default=8)
-    add("--epochs", type=int, default=4)
-    add("--train-examples", type=int, default=12_800, help="of each epoch")
+    add("--epochs", type=int, default=3)
+    add("--train-examples", type=int, default=14_080, help="of each epoch")
     add("--workers", type=int, default=4, help="whose memory is measured")
     options = parser.parse_args()
     print(f"the load of the machine before the start was {os.getloadavg()[0]:.1f}", flush=True)
