@@ -198,4 +198,9 @@ def _client(address: str, insecure: bool, warn: Warn) -> Any:
 
 def _not_taken(address: str, error: Exception) -> CommandError:
     first = str(error).strip().partition("\n")[0]
+    if "http://127.0.0.1:" in first and "://" not in address:
+        first += (
+            " Its dashboard, which takes jobs, is there for its head alone; submit from the head, "
+            "or start Ray on it with --dashboard-host=0.0.0.0, which asks for the token there too"
+        )
     return CommandError(f"the cluster at {address} must take a job, but: {first}", exit_code=5)
