@@ -150,10 +150,15 @@ def check_jax() -> Check:
     if seen:
         most = max(gpus, len(seen))
         return Check("jax", "ok", f"JAX sees {len(seen)} of {most} GPUs: {', '.join(seen)}")
-    if not gpus and (_gpus_hidden() or not os.path.isdir("/proc/driver/nvidia/gpus")):
-        none = "CUDA_VISIBLE_DEVICES leaves no GPU" if _gpus_hidden() else "no GPU"
-        return Check("jax", "ok", f"{none}; JAX computes on the CPU")
     plugged = any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
+    if not gpus and _gpus_hidden():
+        return Check("jax", "ok", "CUDA_VISIBLE_DEVICES leaves no GPU; JAX computes on the CPU")
+    if not gpus and not os.path.isdir("/proc/driver/nvidia/gpus"):
+        if not plugged or os.environ.get("JAX_PLATFORMS"):
+            return Check("jax", "ok", "no GPU; JAX computes on the CPU")
+        text = "no GPU is seen, though JAX has its CUDA packages; it computes on the CPU"
+        way_out = "install NVIDIA's driver, or start the container with --gpus all"
+        return Check("jax", "warning", text, way_out)
     if os.environ.get("JAX_PLATFORMS"):
         way_out = "unset JAX_PLATFORMS"
     elif plugged:

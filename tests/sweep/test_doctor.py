@@ -306,6 +306,20 @@ def test_gpus_that_jax_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "Traceback" not in found.text
 
 
+@pytest.mark.skipif(os.path.isdir("/proc/driver/nvidia/gpus"), reason="this machine has a GPU")
+def test_cuda_packages_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "jax_cuda13_plugin").mkdir()
+    (tmp_path / "jax_cuda13_plugin" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    found = check_jax()
+    assert found.state == "warning"
+    assert found.text.startswith("no GPU is seen, though JAX has its CUDA packages")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert check_jax().text == "CUDA_VISIBLE_DEVICES leaves no GPU; JAX computes on the CPU"
+
+
 @pytest.mark.parametrize(
     ("variables", "starts_ray", "state", "words"),
     [
