@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,8 @@ def test_the_compose_file_is_valid_and_shut(tmp_path: Path) -> None:
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        # Compose mounts a secret's file with the owner and the mode that it has.
-        assert "user" not in service or service["group_add"] == ["1000"], name
+        # A secret is a file that user 1000 alone can read.
+        assert service.get("user", "1000:1000") == "1000:1000", name
         for port in service.get("ports", ()):
             assert str(port).startswith("127.0.0.1:"), name
         for key, value in service.get("environment", {}).items():
@@ -152,9 +153,52 @@ def test_images_run_as_a_user_and_hash_what_they_install() -> None:
         lock = (COMPOSE / f"{target}.lock").read_text()
         assert "://" not in lock
         assert "--hash=sha256:" in lock
-    installs = re.findall(r"pip install (.*)", text.replace("\\\n", " "))
-    assert len(installs) == 4
+    installs = re.findall(r"pip install ([^&\n]*)", text.replace("\\\n", " "))
+    assert len(installs) == 5
     assert all("--require-hashes" in line or "--no-index" in line for line in installs)
+    assert all("--compile" in line for line in installs)
+    # A package without a wheel would be built by whatever setuptools the index has.
+    locked = [line for line in installs if re.search("(cpu|cuda).lock", line)]
+    assert all("--no-build-isolation" in line for line in locked)
+
+
+@pytest.mark.parametrize(
+    ("script", "command"),
+    [
+        ("start-head", ["ray", "start"]),
+        ("start-worker", ["ray", "start"]),
+        ("start-mlflow", ["mlflow", "server"]),
+    ],
+)
+def test_a_start_script_uses_options_that_there_are(script: str, command: list[str]) -> None:
+    place, *words = command
+    known = subprocess.run(
+        [Path(sys.executable).with_name(place), *words, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    used = set(re.findall(r" (--[a-z-]+)", (COMPOSE / "bin" / script).read_text()))
+    assert used
+    assert used <= set(re.findall(r"--[a-z-]+", known))
+
+
+def test_secrets_are_read_from_files_where_no_variable_is_set(tmp_path: Path) -> None:
+    for name in ("ray_token", "postgres_password", "mlflow_password"):
+        (tmp_path / name).write_text(f"of {name}'s $file")
+    done = subprocess.run(
+        [COMPOSE / "bin" / "with-secrets", "env"],
+        env={"PATH": os.environ["PATH"], "SECRETS_DIR": str(tmp_path), "PGPASSWORD": "mine"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = (line.partition("=") for line in done.stdout.splitlines())
+    found = {name: value for name, _, value in lines}
+    assert found["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "ray_token")
+    assert found["PGPASSWORD"] == "mine"
+    assert found["MLFLOW_TRACKING_PASSWORD"] == "of mlflow_password's $file"
+    assert "MLFLOW_FLASK_SERVER_SECRET_KEY" not in found
 
 
 def test_the_locks_of_the_images_agree_with_the_projects() -> None:
