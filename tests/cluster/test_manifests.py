@@ -1,5 +1,6 @@
 """Compose files and Kubernetes manifests: their own schemas, and what makes them safe."""
 
+import os
 import re
 import shutil
 import subprocess
