@@ -76,9 +76,11 @@ def fetch(store: Store, number: int, path: Path) -> None:
 
 def held(store: Store) -> set[int]:
     """The trials of which the store has a state."""
-    folder = fs.FileSelector(store.root, allow_not_found=True)
-    found = _patiently(store, lambda: store.filesystem.get_file_info(folder))
-    return {int(info.base_name) for info in found if info.base_name.isdecimal()}
+    # To the depth, for in gs:// a folder is listed by what lies in it, and not itself.
+    everything = fs.FileSelector(store.root, recursive=True, allow_not_found=True)
+    found = _patiently(store, lambda: store.filesystem.get_file_info(everything))
+    folders = (Path(info.path).parent.name for info in found if info.type == fs.FileType.File)
+    return {int(name) for name in folders if name.isdecimal()}
 
 
 def keep(store: Store, number: int, epoch: int, path: Path) -> None:
