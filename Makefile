@@ -38,8 +38,11 @@ lock:
 clean:
 	rm -rf .venv build *.egg-info
 
+# setuptools first: a package without a wheel is built by the one in the lock.
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --require-hashes --compile -r requirements.lock
+	sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock > .venv/build.lock
+	$(BIN)/python -m pip install --quiet --require-hashes -r .venv/build.lock
+	$(BIN)/python -m pip install --quiet --require-hashes --compile --no-build-isolation -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	touch $@
