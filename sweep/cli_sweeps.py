@@ -39,14 +39,15 @@ def list_sweeps(sweeps_dir: SweepsDir = SWEEPS_DIR, as_json: Json = False) -> No
 
 def status(name: Name, sweeps_dir: SweepsDir = SWEEPS_DIR, as_json: Json = False) -> None:
     """Show where a sweep stands, and what the tracking server does not hold yet."""
-    from sweep.delivery import read_status, undelivered
+    from sweep.delivery import lost_records, read_status, undelivered
     from sweep.results import summary
 
     sweep, trials = read_sweep_of(sweep_directory(name, sweeps_dir))
     held = read_status(sweep.directory)
     late_trials, late_epochs = undelivered(held, trials)
+    lost = lost_records(sweep.directory, sweep.tracking_uri)
     if as_json:
-        delivery = {"trials": late_trials, "epochs": late_epochs, "error": held.error}
+        delivery = {"trials": late_trials, "epochs": late_epochs, "error": lost or held.error}
         delivery |= {"pictures": held.pictures}
         return print_json(summary(sweep, trials) | {"undelivered": delivery})
     from sweep.view import still
@@ -54,7 +55,7 @@ def status(name: Name, sweeps_dir: SweepsDir = SWEEPS_DIR, as_json: Json = False
     console = console_for()
     for line in still(sweep, trials, console.width):
         console.print(line, soft_wrap=True)
-    print(f"MLflow   {_delivery_text(late_trials, late_epochs, held.error)}")
+    print(f"MLflow   {lost or _delivery_text(late_trials, late_epochs, held.error)}")
     if held.pictures:
         print(f"the pictures in MLflow could not be drawn: {held.pictures}")
     for trial in trials:

@@ -3,8 +3,8 @@
 import subprocess
 from pathlib import Path
 
-from sweep.delivery import end_process, read_status, shipper_command, undelivered
-from sweep.directory import latest_driver, open_ledger, read_sweep
+from sweep.delivery import end_process, lost_records, read_status, shipper_command, undelivered
+from sweep.directory import latest_driver, open_ledger, read_header, read_sweep
 from sweep.drawing import count
 from sweep.errors import CommandError
 from sweep.halt import send
@@ -97,6 +97,8 @@ def deliver_now(directory: Path) -> tuple[str, int]:
             f"{directory.name}",
             exit_code=4,
         )
+    if lost := lost_records(directory, read_header(directory)["tracking_uri"]):
+        return lost, 3
     shipper = subprocess.Popen([*shipper_command(directory), "--once"], start_new_session=True)
     try:
         code = shipper.wait()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sweep.errors import CommandError
 from sweep.files import write_text
 
 if TYPE_CHECKING:
@@ -177,6 +178,23 @@ def absolute_uri(uri: str) -> str:
     return f"sqlite:///{Path(path).resolve()}{mark}{options}"
 
 
+def lost_records(directory: Path, uri: str) -> str:
+    """What to do about the SQLite file that was delivered to and is gone; "" where none is missed.
+
+    A new one in its place would be an empty one, in a folder that may have been moved.
+    """
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    if not (uri.startswith("sqlite:///") and path.is_absolute()) or path.exists():
+        return ""
+    if read_status(directory).experiment_id is None:
+        return ""
+    return (
+        f"{path}, which held MLflow's records of {directory.name}, is gone; put it back, or move "
+        "the folder that it was in back to its place. If it is lost, remove "
+        f"{status_path(directory)}, and all is delivered to a new one"
+    )
+
+
 def is_folder(uri: str) -> bool:
     """Whether records would go to a folder of files, which MLflow no longer takes."""
     return uri.startswith("file:") or (":" not in uri and uri != "databricks")
@@ -188,9 +206,10 @@ def without_password(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's kind and text, short enough for a status line, and fit to be shown."""
+    """An error's text, with its kind if that is not ours, short and fit to be shown."""
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {without_password(lines[0])[:500]}"
+    kind = "" if isinstance(error, CommandError) else f"{type(error).__name__}: "
+    return f"{kind}{without_password(lines[0])[:500]}"
 
 
 def undelivered(status: Status, trials: "Sequence[TrialRecord]") -> tuple[int, int]:

@@ -70,6 +70,8 @@ def log_model(
     Done once for the same weights, however often it is called. Raises CommandError: exit code 3
     where MLflow does not hold the trial yet, 5 where MLflow cannot be reached.
     """
+    if lost := delivery.lost_records(sweep.directory, sweep.tracking_uri):
+        raise CommandError(f"{folder} holds the model, but {lost}", exit_code=5)
     try:
         client = open_client(sweep.tracking_uri)
         run = _run_of(client, sweep, trial)

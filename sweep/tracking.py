@@ -19,6 +19,7 @@ from sweep.artifacts import deliver_checkpoint, deliver_leaderboard, deliver_pic
 from sweep.curves import draw_curve
 from sweep.delivery import Destination, Parent, TrialDelivery
 from sweep.description import description
+from sweep.errors import CommandError
 from sweep.files import locked
 from sweep.projection import RUN_STATUS, Point
 from sweep.records import SweepRecord, TrialRecord
@@ -37,6 +38,8 @@ _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 def connect(sweep: SweepRecord) -> Destination:
     """The sweep's place on its tracking server; experiment and parent run are made if missing."""
     uri = sweep.tracking_uri
+    if lost := delivery.lost_records(sweep.directory, uri):
+        raise CommandError(lost, exit_code=5)
     client = open_client(uri)
     with contextlib.ExitStack() as stack:
         if uri.startswith("sqlite:///"):  # its first opening creates the tables: one at a time

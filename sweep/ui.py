@@ -18,6 +18,7 @@ from sweep.delivery import (
     Status,
     default_tracking_uri,
     end_process,
+    lost_records,
     read_status,
     sqlite_path,
     without_password,
@@ -47,6 +48,8 @@ def serve(sweeps_dir: Path, directory: Path | None, port: int, *, browser: bool 
         print(f"this store has a server of its own: {without_password(uri)}{page}")
         return
     shown = directory or _newest(sweeps_dir, uri)
+    if shown and (lost := lost_records(shown, uri)):
+        raise CommandError(lost, exit_code=5)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)  # ends the server, too
     database = sqlite_path(uri.partition("?")[0])

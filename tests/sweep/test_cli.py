@@ -13,7 +13,10 @@ import pytest
 
 from search_spaces import is_concrete, load_config, parse_config, presets
 from sweep.delivery import Status, write_status
-from sweep.directory import create_ledger
+from sweep.directory import create_ledger, read_sweep
+from sweep.errors import CommandError
+from sweep.registry import log_model
+from sweep.tracking import connect
 
 SWEEP = str(Path(sys.executable).with_name("sweep"))
 CONFIG = """\
@@ -443,6 +446,44 @@ def test_ui_of_a_sweep_on_a_server_names_its_page(home: Path, tmp_path: Path):
     assert page.startswith(f"{said}localhost:5000/#/experiments/3/runs/ab")
     assert "secret" not in page
     assert printed(tmp_path, "ui", MLFLOW_TRACKING_URI="http://me:pw@h").startswith(f"{said}h\n")
+
+
+def test_moved_sweeps_are_read_and_their_old_place_is_left_alone(tmp_path: Path):
+    ledger = create_ledger(
+        tmp_path / "sweeps" / "rates",
+        parse_config(CONFIG),
+        storage=None,
+        tracking_uri=f"sqlite:///{tmp_path}/sweeps/mlflow.db",
+        steps_per_epoch=2,
+        facts={"config_sha256": "c" * 64, "dataset_digest": "d" * 64, "sweep_id": "s"},
+    )
+    number = ledger.ask()
+    for epoch in (1, 2):
+        ledger.record(number, report(epoch, 0.5))
+    ledger.end(number, "complete", "")
+    ledger.set_state("finished")
+    write_status(ledger.directory, Status(experiment_id="1", parent_run_id="ab"))
+    moved = (tmp_path / "sweeps").rename(tmp_path / "moved")
+    files = {path: path.stat().st_mtime_ns for path in moved.rglob("*")}
+    there = {"SWEEP_DIR": "moved"}
+    for command in (("best", "rates"), ("ls",), ("report", "rates"), ("export", "rates")):
+        assert printed(tmp_path, *command, **there)
+    lost = f"{tmp_path}/sweeps/mlflow.db, which held MLflow's records of rates, is gone; "
+    assert f"\nMLflow   {lost}put it back, " in printed(tmp_path, "status", "rates", **there)
+    found = json.loads(printed(tmp_path, "status", "rates", "--json", **there))
+    assert found["undelivered"]["error"].startswith(lost)
+    assert refused(tmp_path, "ui", "rates", code=5, **there).startswith(lost)
+    done = run(tmp_path, "sync", "rates", **there)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.startswith(lost)
+    sweep, trials = read_sweep(moved / "rates")
+    with pytest.raises(CommandError, match=f"^model holds the model, but {lost}") as refusal:
+        log_model(sweep, trials[0], Path("model"), {}, None)
+    assert refusal.value.exit_code == 5
+    with pytest.raises(CommandError, match=f"^{lost}"):
+        connect(sweep)
+    assert {path: path.stat().st_mtime_ns for path in moved.rglob("*")} == files
+    assert not (tmp_path / "sweeps").exists()
 
 
 def test_train_takes_no_free_parameters(folder: Path):

@@ -70,6 +70,20 @@ def test_a_shown_address_carries_no_password(uri: str, shown: str) -> None:
     assert delivery.without_password(uri) == shown
 
 
+def test_records_are_lost_once_they_were_delivered_to_a_file_that_is_gone(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    for uri in (f"sqlite:///{file}", f"sqlite:///{file}?timeout=9"):
+        delivery.write_status(tmp_path, Status())
+        assert not delivery.lost_records(tmp_path, uri)
+        delivery.write_status(tmp_path, Status(experiment_id="1"))
+        assert delivery.lost_records(tmp_path, uri).startswith(f"{file}, which held MLflow's ")
+        file.touch()
+        assert not delivery.lost_records(tmp_path, uri)
+        file.unlink()
+    for uri in ("http://host:5000", "sqlite:///:memory:", "sqlite:///file:/none.db?uri=true"):
+        assert not delivery.lost_records(tmp_path, uri)
+
+
 def test_reading_a_status_imports_no_mlflow() -> None:
     code = "import sys, sweep.delivery; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
