@@ -19,10 +19,10 @@ from sweep.cli_report import compare, report
 from sweep.cli_sweeps import best, list_sweeps, status
 from sweep.cli_ui import ui
 from sweep.cli_watch import watch
+from sweep.commands import SWEEPS_DIR, command_for, folder_option
 from sweep.errors import CommandError
 from sweep.halt import Interrupted, interrupt, say, set_handlers
 from sweep.options import (
-    SWEEPS_DIR,
     Address,
     Detach,
     File,
@@ -115,6 +115,7 @@ def launch(
     directory = sweeps_dir / config.name
     if directory.exists():
         command = f"sweep launch {shlex.quote(file)} --name {_free_name(directory)}"
+        command += folder_option(sweeps_dir)
         new = f"  launch a new one:       {command}"
         raise CommandError(f"{_why_taken(directory)}\n{new}", exit_code=4)
     if detach:
@@ -128,7 +129,7 @@ def launch(
             insecure=insecure,
             warn=say,
         )
-        return _submitted(config.name, job, sweeps_dir)
+        return _submitted(directory, job)
     from sweep.driver import launch as run
 
     with _progress(config.name) as show:
@@ -174,7 +175,7 @@ def resume(
         job = resume_detached(
             name, sweeps_dir, options=options, address=address, insecure=insecure, warn=say
         )
-        return _submitted(name, job, sweeps_dir)
+        return _submitted(directory, job)
     from sweep.driver import resume as run
 
     asked = {"num_trials": num_trials, "hours": hours}
@@ -268,8 +269,8 @@ def _why_taken(directory: Path) -> str:
         from sweep.control import why_taken
 
         return why_taken(directory)
-    name = directory.name
-    return f"the name {name} is taken by {directory}\n  go on with that sweep:  sweep resume {name}"
+    resume = command_for("resume", directory)
+    return f"the name {directory.name} is taken by {directory}\n  go on with that sweep:  {resume}"
 
 
 def _free_name(directory: Path) -> str:
@@ -289,11 +290,10 @@ def _progress(name: str) -> "Iterator[Show]":
         yield progress.show
 
 
-def _submitted(name: str, job: "Job", sweeps_dir: Path) -> None:
+def _submitted(directory: Path, job: "Job") -> None:
     from sweep.jobs import what_next
 
-    more = "" if sweeps_dir == SWEEPS_DIR else f" --sweeps-dir {shlex.quote(str(sweeps_dir))}"
-    print(what_next(name, job, more))
+    print(what_next(directory, job))
 
 
 def _conclude(outcome: "Outcome") -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from sweep.commands import SWEEPS_DIR
 from sweep.errors import CommandError
-from sweep.options import SWEEPS_DIR, ManualDir, Name, SweepsDir, read_sweep_of, sweep_directory
+from sweep.options import ManualDir, Name, SweepsDir, read_sweep_of, sweep_directory
 
 if TYPE_CHECKING:
     from sweep.records import SweepRecord, TrialRecord

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from sweep.commands import SWEEPS_DIR
 from sweep.options import (
-    SWEEPS_DIR,
     File,
     Json,
     ManualDir,

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from sweep.commands import SWEEPS_DIR
 from sweep.errors import CommandError
 from sweep.options import (
-    SWEEPS_DIR,
     Json,
     Name,
     SweepsDir,

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from sweep.commands import SWEEPS_DIR, command_for, folder_option
 from sweep.errors import CommandError
 from sweep.options import (
-    SWEEPS_DIR,
     Json,
     Name,
     SweepsDir,
@@ -34,7 +34,8 @@ def list_sweeps(sweeps_dir: SweepsDir = SWEEPS_DIR, as_json: Json = False) -> No
     elif rows:
         console_for().print(sweep_table(rows))
     else:
-        print(f"no sweeps in {sweeps_dir}; start one with: sweep launch quickstart")
+        start = f"sweep launch quickstart{folder_option(sweeps_dir)}"
+        print(f"no sweeps in {sweeps_dir}; start one with: {start}")
 
 
 def status(name: Name, sweeps_dir: SweepsDir = SWEEPS_DIR, as_json: Json = False) -> None:
@@ -83,7 +84,8 @@ def best(
         for line in trial_table(sweep, top, console.width):
             console.print(line, soft_wrap=True)
     else:
-        raise CommandError(f"no trial of {name} is complete; see: sweep status {name}")
+        see = command_for("status", sweep.directory)
+        raise CommandError(f"no trial of {name} is complete; see: {see}")
 
 
 def _delivery_text(trials: int, epochs: int, error: str | None) -> str:

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from sweep.options import SWEEPS_DIR, SweepsDir, sweep_directory
+from sweep.commands import SWEEPS_DIR
+from sweep.options import SweepsDir, sweep_directory
 
 
 def ui(

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from sweep.commands import SWEEPS_DIR, command_for
 from sweep.halt import Interrupted, say
-from sweep.options import SWEEPS_DIR, Name, SweepsDir, console_for, sweep_directory
+from sweep.options import Name, SweepsDir, console_for, sweep_directory
 
 if TYPE_CHECKING:
     from sweep.records import SweepRecord, TrialRecord
@@ -20,7 +21,7 @@ def watch(name: Name, sweeps_dir: SweepsDir = SWEEPS_DIR) -> None:
     try:
         sweep, trials = follow(directory, console_for(stderr=True))
     except Interrupted as stopped:
-        say(f"{name} goes on by itself; look again with: sweep watch {name}")
+        say(f"{name} goes on by itself; look again with: {command_for('watch', directory)}")
         raise typer.Exit(stopped.exit_code) from None
     conclude(sweep, trials, delivered=is_delivered(sweep, trials))
 

@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+from sweep.commands import command_for
 from sweep.delivery import end_process, lost_records, read_status, shipper_command, undelivered
 from sweep.directory import latest_driver, open_ledger, read_header, read_sweep
 from sweep.drawing import count
@@ -13,8 +14,7 @@ from sweep.records import ENDED
 from sweep.results import larger_budget, write_best
 
 _SAID = {
-    "pause": "no new trials are started, and running ones train to their end; go on with: "
-    "sweep resume {name}",
+    "pause": "no new trials are started, and running ones train to their end; go on with: {resume}",
     "stop": "no new trials are started; it is over once the running ones have trained to their end",
     "cancel": "its running trials are ended now",
 }
@@ -34,7 +34,7 @@ def control(directory: Path, command: str) -> tuple[str, int]:
         if state in ENDED:
             return f"{name} is over: {state}", 0
         if command == "pause":
-            return f"{name} is not running; go on with: sweep resume {name}", 0
+            return f"{name} is not running; go on with: {command_for('resume', directory)}", 0
         ledger.cancel()
         if ledger.checkpoints:
             from sweep.storechecks import collect  # which imports Ray
@@ -57,12 +57,13 @@ def _tell(directory: Path, holder: Holder, command: str) -> str:
             return f"{directory.name} is paused; {holder} delivers what MLflow lacks of it"
         raise CommandError(
             f"{directory.name} is paused, and {holder} still delivers what MLflow lacks of it; "
-            f"once that has ended: sweep {command} {directory.name}",
+            f"once that has ended: {command_for(command, directory)}",
             exit_code=4,
         )
     send(directory, holder.number, command)
     late = f", but {holder} must come back first" if holder.stale else ""
-    return f"{directory.name}: {_SAID[command].format(name=directory.name)}{late}"
+    said = _SAID[command].format(resume=command_for("resume", directory))
+    return f"{directory.name}: {said}{late}"
 
 
 def why_taken(directory: Path) -> str:
@@ -71,11 +72,11 @@ def why_taken(directory: Path) -> str:
     One that cannot be read is told of by the command that is named for it.
     """
     name = directory.name
-    resume = f"  go on with that sweep:  sweep resume {name}"
+    resume = f"  go on with that sweep:  {command_for('resume', directory)}"
     if holder := current_holder(directory):
         return (
             f"the name {name} is taken by {directory}, which is being run by {holder}\n"
-            f"  follow that sweep:      sweep watch {name}"
+            f"  follow that sweep:      {command_for('watch', directory)}"
         )
     try:
         sweep, trials = read_sweep(directory)
@@ -83,9 +84,10 @@ def why_taken(directory: Path) -> str:
         return f"the name {name} is taken by {directory}\n{resume}"
     search = sweep.config.search
     if sweep.state in ENDED:
-        resume += f" {larger_budget(sweep, trials)}"
+        budget = larger_budget(sweep, trials)
+        resume = f"  go on with that sweep:  {command_for('resume', directory, budget)}"
     if search.algorithm == "grid" and search.num_trials and len(trials) >= search.num_trials:
-        resume = f"  see what came of it:    sweep best {name}"  # a grid has no more points
+        resume = f"  see what came of it:    {command_for('best', directory)}"
     return f"the name {name} is taken by {directory}, which is {sweep.state}\n{resume}"
 
 
@@ -93,8 +95,8 @@ def deliver_now(directory: Path) -> tuple[str, int]:
     """Deliver what MLflow lacks of a sweep; what came of it, and the exit code."""
     if current_holder(directory):
         raise CommandError(
-            f"{directory.name} is running and delivers by itself; see: sweep status "
-            f"{directory.name}",
+            f"{directory.name} is running and delivers by itself; see: "
+            f"{command_for('status', directory)}",
             exit_code=4,
         )
     if lost := lost_records(directory, read_header(directory)["tracking_uri"]):
@@ -115,6 +117,6 @@ def deliver_now(directory: Path) -> tuple[str, int]:
     if late:
         what = f"{count(late, 'trial')} ({count(epochs, 'epoch')}) {'is' if late == 1 else 'are'}"
     return (
-        f"{what} not delivered: {reason}; try again with: sweep sync {directory.name}",
+        f"{what} not delivered: {reason}; try again with: {command_for('sync', directory)}",
         3,
     )

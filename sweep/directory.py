@@ -22,6 +22,7 @@ from search_spaces import (
     point_to_parameters,
 )
 from sweep.budget import BUDGET
+from sweep.commands import command_for
 from sweep.databases import kept_address
 from sweep.delivery import absolute_uri, without_password
 from sweep.errors import CommandError
@@ -217,7 +218,7 @@ def _config_of(directory: Path, study: optuna.Study, place: str) -> SweepConfig:
         raise CommandError(
             f"{frozen} must be as launched, but {', '.join(changed)} changed; delete the file to "
             f"get it back, or launch the changed config under a new name. Only the budget may be "
-            f"raised: sweep resume {directory.name} --num-trials N --hours H",
+            f"raised: {command_for('resume', directory, '--num-trials N --hours H')}",
             exit_code=2,
         )
     write_text(frozen, text)

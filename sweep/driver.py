@@ -13,6 +13,7 @@ from search_spaces import SweepConfig, planned_steps
 from sweep.budget import is_spent, raise_budget
 from sweep.capacity import TUNE_LIMIT, Capacity, new_workers_start
 from sweep.cluster import chosen, connected, disconnect
+from sweep.commands import command_for
 from sweep.delivery import Shipper, default_tracking_uri, is_folder
 from sweep.directory import create_ledger, latest_driver, open_ledger
 from sweep.errors import CommandError
@@ -159,7 +160,8 @@ def _interruptible(directory: Path) -> Iterator[Halt]:
             yield halt
         except Interrupted as stopped:
             begun = (directory / "sweep.json").exists()
-            way = f"go on with: sweep resume {directory.name}" if begun else "nothing was begun"
+            resume = command_for("resume", directory)
+            way = f"go on with: {resume}" if begun else "nothing was begun"
             raise CommandError(f"stopped at once; {way}", stopped.exit_code) from None
         except OSError as error:
             if error.errno not in FULL:
@@ -305,5 +307,5 @@ def _tune(ledger: Ledger, dataset: Dataset, capacity: Capacity, tend: Tend) -> N
         raise CommandError(
             f"{len(referee.failures)} trials in a row failed, so no more are started; the last:\n"
             f"{referee.failures[-1].strip()}\n"
-            f"Once that is mended, go on with: sweep resume {ledger.directory.name}"
+            f"Once that is mended, go on with: {command_for('resume', ledger.directory)}"
         )

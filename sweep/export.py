@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from search_spaces import SweepConfig
+from sweep.commands import command_for
 from sweep.errors import CommandError
 from sweep.metrics import checkpoint_path
 from sweep.records import SweepRecord, TrialRecord
@@ -56,7 +57,7 @@ def trained_model(
     path = checkpoint_path(sweep.directory / "trials", trial.number)
     way_out = (
         "; train it again, and keep what comes out: "
-        f"sweep export {sweep.name} --trial {trial.number} -o best.yaml; "
+        f"{command_for('export', sweep.directory, f'--trial {trial.number} -o best.yaml')}; "
         "sweep train best.yaml --model DIR"
     )
     settings = Settings(**config.training.model_dump())

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sweep.commands import command_for
 from sweep.errors import CommandError
 from sweep.files import write_text
 
@@ -190,5 +191,5 @@ def told(error: OSError, directory: Path) -> str:
     """What a person needs to know of a file that could not be written."""
     return (
         f"{error.filename or directory} cannot be written: {error.strerror or error}; nothing that "
-        f"was recorded is lost. Once that is mended, go on with: sweep resume {directory.name}"
+        f"was recorded is lost. Once that is mended, go on with: {command_for('resume', directory)}"
     )

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from search_spaces import SweepConfig, config_to_yaml
 from sweep.access import Warn, check_access, refuse_password, unreachable
+from sweep.commands import command_for
 from sweep.delivery import absolute_uri
 from sweep.errors import CommandError
 from sweep.files import make_directory, write_text
@@ -96,15 +97,15 @@ def resume_detached(
     return submit(_identity(name), _words("resume", name, sweeps_dir, options, []), _ENVIRONMENT)
 
 
-def what_next(name: str, job: Job, more: str) -> str:
-    """What to type once a job is submitted; `more` follows each command of sweep."""
+def what_next(directory: Path, job: Job) -> str:
+    """What to type once a job is submitted."""
     return (
-        f"{name}: submitted as the job {job.identity}\n"
-        f"  follow it:         sweep watch {name}{more}\n"
+        f"{directory.name}: submitted as the job {job.identity}\n"
+        f"  follow it:         {command_for('watch', directory)}\n"
         f"  read its output:   ray job logs --follow --address {job.address} {job.identity}\n"
-        f"  finish it early:   sweep stop {name}{more}\n"
+        f"  finish it early:   {command_for('stop', directory)}\n"
         f"  interrupt it:      ray job stop --address {job.address} {job.identity}\n"
-        f"  then go on:        sweep resume {name}{more} --detach"
+        f"  then go on:        {command_for('resume', directory, '--detach')}"
     )
 
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import optuna
 
+from sweep.commands import command_for
 from sweep.errors import CommandError
 from sweep.files import make_directory
 from sweep.lines import sealed, unsealed
@@ -86,7 +87,7 @@ class Lease:
             age = time.time() - held["beat"]
             who = f"process {held['pid']} on {held['host']}, heard of {age:.0f} s ago"
             if age <= STALE_S or not takeover:
-                raise refusal(self.directory.name, who, stale=age > STALE_S)
+                raise refusal(self.directory, who, stale=age > STALE_S)
         identity = uuid.uuid4().hex
         study.set_user_attr(_CLAIM, _claim(identity))
         time.sleep(_SETTLE_S)
@@ -149,7 +150,7 @@ def refuse_if_driven(directory: Path, *, takeover: bool = False) -> None:
     """CommandError, naming the holder, if another process has the lease and may keep it."""
     holder = current_holder(directory)
     if holder and not (takeover and holder.stale):
-        raise refusal(directory.name, str(holder), stale=holder.stale)
+        raise refusal(directory, str(holder), stale=holder.stale)
 
 
 def _holder(path: Path) -> Holder | None:
@@ -237,14 +238,14 @@ def is_claimed(study: optuna.Study) -> bool:
     return bool((study.user_attrs.get(_CLAIM) or {}).get("id"))
 
 
-def refusal(name: str, holder: str, *, stale: bool) -> CommandError:
+def refusal(directory: Path, holder: str, *, stale: bool) -> CommandError:
     """That another process has the lease."""
     way = (
-        f"if it is gone for good, take over with: sweep resume {name} --takeover"
+        f"if it is gone for good, take over with: {command_for('resume', directory, '--takeover')}"
         if stale
-        else f"follow it with: sweep watch {name}"
+        else f"follow it with: {command_for('watch', directory)}"
     )
-    return CommandError(f"{name} is being run by {holder}; {way}", exit_code=4)
+    return CommandError(f"{directory.name} is being run by {holder}; {way}", exit_code=4)
 
 
 def _lost(directory: Path, holder: str) -> LeaseLostError:

@@ -19,6 +19,7 @@ from typing import Any, Literal, TextIO
 import optuna
 from optuna.exceptions import DuplicatedStudyError
 
+from sweep.commands import command_for, folder_option
 from sweep.errors import CommandError
 from sweep.lease import current_holder, is_claimed, own_record, read_holder, refusal
 from trainers.crashes import reach
@@ -39,11 +40,11 @@ def launching(directory: Path) -> Iterator[None]:
     with file:
         try:
             if holder := current_holder(directory):
-                raise refusal(directory.name, str(holder), stale=holder.stale)
+                raise refusal(directory, str(holder), stale=holder.stale)
             if directory.exists():
                 raise CommandError(
                     f"the name {directory.name} is taken by {directory}; go on with that sweep: "
-                    f"sweep resume {directory.name}",
+                    f"{command_for('resume', directory)}",
                     exit_code=4,
                 )
             _remove_leftovers(directory)
@@ -87,8 +88,8 @@ def _refuse(path: Path) -> None:
         while (holder := read_holder(path, 0)).pid == 0 and time.monotonic() < deadline:
             time.sleep(0.05)
         raise CommandError(
-            f"{path.name.split('.')[1]} is being launched by {holder}; follow it with: sweep ls, "
-            "or launch under another --name",
+            f"{path.name.split('.')[1]} is being launched by {holder}; follow it with: "
+            f"sweep ls{folder_option(path.parent)}, or launch under another --name",
             exit_code=4,
         )
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from search_spaces import SweepConfig, config_to_yaml, parse_config
 from search_spaces.documents import write_document
+from sweep.commands import command_for
 from sweep.directory import read_sweep
 from sweep.errors import CommandError
 from sweep.options import load_file, sweep_directory
@@ -134,10 +135,11 @@ def launch_sweep(
 def _run(
     file: str, name: str, overrides: Sequence[str], options: Mapping[str, object], sweeps_dir: Path
 ) -> Sweep:
-    if (sweeps_dir / name).exists():
+    directory = sweeps_dir / name
+    if directory.exists():
         raise CommandError(
-            f"the name {name} is taken by {sweeps_dir / name}; give another as name=..., or go on "
-            f"with that sweep: sweep resume {name}",
+            f"the name {name} is taken by {directory}; give another as name=..., or go on "
+            f"with that sweep: {command_for('resume', directory)}",
             exit_code=4,
         )
     arguments = [file, "--name", name, "--sweeps-dir", str(sweeps_dir)]
@@ -145,7 +147,7 @@ def _run(
     for option, value in options.items():
         arguments += [] if value is None else [f"--{option}", str(value)]
     code, last = _follow([sys.executable, "-c", _COMMAND, "launch", *arguments])
-    if code not in (0, _NO_WINNER, _UNDELIVERED) or not (sweeps_dir / name).exists():
+    if code not in (0, _NO_WINNER, _UNDELIVERED) or not directory.exists():
         raise CommandError(f"the launch of {name} ended with exit code {code}: {last}", code)
     return load_sweep(name, sweeps_dir)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from sweep.commands import folder_option
 from sweep.completion import files_and_presets, names_of_sweeps
 from sweep.errors import CommandError
 
@@ -52,7 +53,6 @@ Insecure = Annotated[
     bool, typer.Option("--insecure", help="Run on a cluster that anyone who reaches it may use.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-SWEEPS_DIR = Path("sweeps")
 
 
 def load_file(file: str, overrides: list[str] | None) -> "SweepConfig":
@@ -85,7 +85,8 @@ def sweep_directory(name: str, sweeps_dir: Path) -> Path:
     if not any((directory / file).exists() for file in files):
         names = [path.parent.name for path in sweeps_dir.glob("*/sweep.json")]
         near = difflib.get_close_matches(name, names, 1)
-        hint = f"did you mean {near[0]}?" if near else "list them with: sweep ls"
+        listing = f"list them with: sweep ls{folder_option(sweeps_dir)}"
+        hint = f"did you mean {near[0]}?" if near else listing
         raise CommandError(f"no sweep {name} in {sweeps_dir}; {hint}", exit_code=2)
     return directory
 

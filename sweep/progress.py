@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.live import Live
 
+from sweep.commands import command_for
 from sweep.delivery import read_status, undelivered, without_password
 from sweep.directory import open_ledger, read_sweep
 from sweep.lease import current_holder, seconds_driven
@@ -121,7 +122,7 @@ def conclusion(
     sweep: SweepRecord, trials: Sequence[TrialRecord], *, delivered: bool
 ) -> Iterator[str]:
     """What to read and to type once a launch has ended, or as a sweep stands."""
-    best, name = best_trial(sweep.config, trials), sweep.name
+    best, place = best_trial(sweep.config, trials), sweep.directory
     if best:
         metric, family = sweep.config.search.metric, best.parameters["schedule"]
         word = "winner  " if sweep.state in ENDED else "so far  "
@@ -132,16 +133,16 @@ def conclusion(
     yield f"files    {sweep.directory}"
     yield f"MLflow   {without_password(sweep.tracking_uri)}"
     if not delivered:
-        yield f"         not all of it is delivered; see: sweep status {name}"
-        yield f"deliver  sweep sync {name}"
+        yield f"         not all of it is delivered; see: {command_for('status', place)}"
+        yield f"deliver  {command_for('sync', place)}"
     if sweep.state not in ENDED:
-        yield f"go on    sweep resume {name}"
+        yield f"go on    {command_for('resume', place)}"
     if sweep.state in ("stopped", "cancelled"):
         yield f"over     it was {sweep.state}; to go on, give it a budget, such as:"
-        yield f"         sweep resume {name} {larger_budget(sweep, trials)}"
-    yield f"look     sweep ui {name}"
+        yield f"         {command_for('resume', place, larger_budget(sweep, trials))}"
+    yield f"look     {command_for('ui', place)}"
     if best:
-        yield f"keep     sweep export {name} -o best.yaml"
+        yield f"keep     {command_for('export', place, '-o best.yaml')}"
         yield "repeat   sweep train best.yaml"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from sweep import delivery, predictor, projection
+from sweep.commands import command_for
 from sweep.delivery import one_line
 from sweep.errors import CommandError
 from sweep.records import SweepRecord, TrialRecord
@@ -108,7 +109,7 @@ def _run_of(client: "MlflowClient", sweep: SweepRecord, trial: TrialRecord) -> "
     if not found:
         raise CommandError(
             f"MLflow does not hold trial {trial.number} of {sweep.name} yet; deliver it with: "
-            f"sweep sync {sweep.name}, then give the same command again",
+            f"{command_for('sync', sweep.directory)}, then give the same command again",
             exit_code=3,
         )
     return min(found, key=lambda run: (run.info.start_time, run.info.run_id))

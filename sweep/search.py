@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 
 from sweep.budget import is_spent
 from sweep.capacity import Capacity
+from sweep.commands import command_for
 from sweep.errors import CommandError
 from sweep.halt import Halt, unwritable
 from sweep.pruning import Standing, reason_to_stop
@@ -167,7 +168,7 @@ class LedgerScheduler(FIFOScheduler):
         if broken := result.get("broken"):  # so would the next trial be there
             raise CommandError(
                 f"{broken.strip()}\nNothing that was recorded is lost. Once that is mended, or "
-                f"that node is gone, go on with: sweep resume {self._ledger.directory.name}"
+                f"that node is gone, go on with: {command_for('resume', self._ledger.directory)}"
             )
         if trouble := result["trouble"]:  # not the trial's fault: it stays open
             raise unwritable(OSError(*trouble), self._ledger.directory)

@@ -8,6 +8,7 @@ from typing import Any
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
 
+from sweep.commands import command_for
 from sweep.databases import full_address, open_database
 from sweep.delivery import without_password
 from sweep.errors import CommandError
@@ -26,7 +27,8 @@ def open_storage(
     """
     if url is None:
         return JournalStorage(SealedJournal(directory / "study.journal", lease))
-    answering = functools.partial(_answering, without_password(url), directory.name)
+    way = "launch again" if new else f"go on with: {command_for('resume', directory)}"
+    answering = functools.partial(_answering, without_password(url), way)
     storage = answering(
         lambda: open_database(full_address(url), keep_open=new or lease is not None)
     )()
@@ -48,7 +50,7 @@ def _fenced(lease: Lease, method: Callable[..., Any]) -> Callable[..., Any]:
     return write
 
 
-def _answering(place: str, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+def _answering(place: str, way: str, method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def ask(*arguments: Any, **keywords: Any) -> Any:
         try:
@@ -56,8 +58,7 @@ def _answering(place: str, name: str, method: Callable[..., Any]) -> Callable[..
         except StorageInternalError as error:
             reason = without_password(str(error.__cause__ or error)).partition("\n")[0]
             raise CommandError(
-                f"the storage {place} must answer, but: {reason}; once it does, go on with: "
-                f"sweep resume {name}",
+                f"the storage {place} must answer, but: {reason}; once it does, {way}",
                 exit_code=5,
             ) from error
 

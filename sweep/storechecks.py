@@ -4,6 +4,7 @@ import errno
 import uuid
 from collections.abc import Callable
 
+from sweep.commands import command_for
 from sweep.errors import CommandError
 from sweep.halt import say
 from sweep.metrics import checkpoint_path
@@ -82,5 +83,5 @@ def collect(ledger: Ledger, late: Callable[[], bool] = lambda: False) -> None:
     except StoreError as error:
         say(
             f"{ledger.checkpoints} may still hold states of trials that have ended: "
-            f"{error.strerror}; they are brought here by: sweep resume {ledger.directory.name}"
+            f"{error.strerror}; they are brought here by: {command_for('resume', ledger.directory)}"
         )

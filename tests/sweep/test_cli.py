@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from search_spaces import is_concrete, load_config, parse_config, presets
 from sweep.delivery import Status, write_status
 from sweep.directory import create_ledger, read_sweep
 from sweep.errors import CommandError
+from sweep.jobs import Job, what_next
 from sweep.registry import log_model
 from sweep.tracking import connect
 
@@ -385,6 +387,37 @@ def test_status_prints_json(home: Path):
     found = json.loads(printed(home, "status", "rates", "--json"))
     assert (found["name"], found["state"], found["best"]["trial"]) == ("rates", "finished", 2)
     assert found["undelivered"] == {"trials": 6, "epochs": 8, "error": None, "pictures": None}
+
+
+NEXT = re.compile(r"(?::|  ) *(sweep (?!train)\w+.*)")
+
+
+def test_commands_to_type_next_name_the_folder_of_the_sweeps(folder: Path, home: Path):
+    shutil.copytree(home / "sweeps", folder / "my sweeps")
+    arguments = {
+        ("watch", "rates"): ["status", "sync", "ui", "export"],
+        ("watch", "cut-off"): ["status", "sync", "resume", "ui"],
+        ("launch", "rates.yaml"): ["resume", "launch"],
+        ("best", "cut-off"): ["status"],
+        ("pause", "cut-off"): ["resume"],
+        ("status", "unlike-any"): ["ls"],
+    }
+    for words, verbs in arguments.items():
+        done = run(folder, *words, "--sweeps-dir", "my sweeps")
+        found = NEXT.findall(done.stdout + done.stderr)
+        assert [command.split()[1] for command in found] == verbs
+        assert all(command.endswith(" --sweeps-dir 'my sweeps'") for command in found)
+        for command in found:
+            if command.split()[1] in ("status", "export", "ls"):
+                shell = f'sweep() {{ "{SWEEP}" "$@"; }}; {command}'
+                subprocess.run(shell, shell=True, cwd=folder, env=environment(), check=True)
+        plain = run(folder, *words, SWEEP_DIR=folder / "my sweeps")
+        assert "--sweeps-dir" not in plain.stdout + plain.stderr
+    given = what_next(Path("other/rates"), Job("job", "http://host:8265"))
+    assert NEXT.findall(given) == [
+        f"sweep {words} --sweeps-dir other"
+        for words in ("watch rates", "stop rates", "resume rates --detach")
+    ]
 
 
 def test_best_shows_complete_trials_from_the_best(home: Path):

@@ -55,7 +55,7 @@ def test_a_worker_that_cannot_start_fails_no_trial(tmp_path: Path) -> None:
     said = str(halt.trouble)
     assert said.startswith("a worker on node ")
     assert " could not start:\nTraceback (most recent call last):" in said
-    assert said.endswith("or that node is gone, go on with: sweep resume rates")
+    assert said.endswith(f"is gone, go on with: sweep resume rates --sweeps-dir {tmp_path}")
 
 
 def test_a_state_that_is_gone_from_a_store_is_no_fault_of_its_trial(tmp_path: Path) -> None:
