@@ -1,5 +1,6 @@
 """The `sweep` command. Nothing heavy is imported before a command needs it."""
 
+import errno
 import json
 import os
 import shlex
@@ -8,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from sweep.driver import Outcome, Show
     from sweep.jobs import Job
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 app = typer.Typer(
     help="Find the learning-rate schedule that trains a model best.",
     epilog="Start with: sweep launch quickstart",
@@ -75,13 +77,14 @@ def main() -> None:
         _fail(str(error), 2)
     except OSError as error:
         if error.filename is None:
+            if error.errno in _FULL:
+                _give_up_output(error)
             raise
         way_out = "make that possible, or name another folder with --sweeps-dir or SWEEP_DIR"
         _fail(f"{error.filename} must be usable, but: {error.strerror}; {way_out}", 1)
     finally:
-        with _readers_may_leave():
-            sys.stdout.flush()
         set_handlers(signal.SIG_DFL)  # nothing is left that a signal could harm
+        _flush_output()
 
 
 @app.command()
@@ -314,12 +317,28 @@ def _readers_may_leave() -> "Iterator[None]":
         write_nowhere()
 
 
+def _flush_output() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        write_nowhere()
+    except OSError as error:
+        _give_up_output(error)
+
+
+def _give_up_output(error: OSError) -> NoReturn:
+    """End with what a person needs to know of output that a full disk did not take."""
+    say(f"the output cannot be written: {error.strerror}; make room, or send it elsewhere")
+    write_nowhere()  # or the interpreter would try once more
+    sys.exit(1)
+
+
 def _fail(message: str, exit_code: int) -> None:
     with _readers_may_leave():
         print(fitted(message, sys.stderr), file=sys.stderr, flush=True)
     if exit_code > 128:  # a signal; with Ray loaded, the interpreter takes seconds to end
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with _readers_may_leave():
+            sys.stdout.flush()
         os._exit(exit_code)
     sys.exit(exit_code)
 

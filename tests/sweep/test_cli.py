@@ -601,6 +601,27 @@ def test_a_closed_stream_is_no_fault(tmp_path: Path, closed: str):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["schema", "ls", "ls --json", "schedules", "export rates"])
+def test_output_that_a_full_disk_does_not_take_is_a_failure(
+    home: Path, command: str, unbuffered: str
+):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [SWEEP, *command.split()],
+            cwd=home,
+            env=environment(PYTHONUNBUFFERED=unbuffered),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "the output cannot be written: No space left on device; make room, or send it elsewhere\n",
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_reader_that_goes_away_changes_no_result(
