@@ -82,12 +82,11 @@ def why_taken(directory: Path) -> str:
         sweep, trials = read_sweep(directory)
     except (CommandError, ValueError):
         return f"the name {name} is taken by {directory}\n{resume}"
-    search = sweep.config.search
     if sweep.state in ENDED:
-        budget = larger_budget(sweep, trials)
-        resume = f"  go on with that sweep:  {command_for('resume', directory, budget)}"
-    if search.algorithm == "grid" and search.num_trials and len(trials) >= search.num_trials:
-        resume = f"  see what came of it:    {command_for('best', directory)}"
+        if budget := larger_budget(sweep, trials):
+            resume = f"  go on with that sweep:  {command_for('resume', directory, budget)}"
+        else:
+            resume = f"  see what came of it:    {command_for('best', directory)}"
     return f"the name {name} is taken by {directory}, which is {sweep.state}\n{resume}"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from search_spaces import config_to_yaml
 from sweep.records import ENDED, SweepRecord, TrialRecord
-from sweep.results import best_config, best_trial, shown_state, trial_name
+from sweep.results import best_config, best_trial, larger_budget, shown_state, trial_name
 
 MAX_DESCRIPTION_LENGTH = 7900  # characters; MLflow takes tags of up to 8000
 _MAX_WORDS = 1000  # characters of the user's own description
@@ -27,7 +27,7 @@ def description(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str:
         _progress(sweep, trials),
         _families(sweep, trials),
     ]
-    below = [_commands(sweep, best)]
+    below = [_commands(sweep, trials, best)]
     room = MAX_DESCRIPTION_LENGTH - sum(len(part) + 2 for part in (*above, *below))
     parts = [*above, *([_config_block(sweep, best, room)] if best else []), *below]
     return "\n\n".join(part for part in parts if part)
@@ -140,18 +140,20 @@ def _config_block(sweep: SweepRecord, best: TrialRecord, room: int) -> str:
     return "Its config is too long for this page: it is the artifact `best.yaml`."
 
 
-def _commands(sweep: SweepRecord, best: TrialRecord | None) -> str:
-    return "```\n" + "\n".join(_next_commands(sweep, best)) + "\n```"
+def _commands(sweep: SweepRecord, trials: Sequence[TrialRecord], best: TrialRecord | None) -> str:
+    return "```\n" + "\n".join(_next_commands(sweep, trials, best)) + "\n```"
 
 
-def _next_commands(sweep: SweepRecord, best: TrialRecord | None) -> Iterator[str]:
+def _next_commands(
+    sweep: SweepRecord, trials: Sequence[TrialRecord], best: TrialRecord | None
+) -> Iterator[str]:
     name = sweep.name
     if sweep.state == "running":
         yield f"sweep status {name}"
     if sweep.state in ("interrupted", "paused"):
         yield f"sweep resume {name}"
-    if sweep.state in ENDED:
-        yield f"sweep resume {name} --num-trials N"
+    if sweep.state in ENDED and (budget := larger_budget(sweep, trials)):
+        yield f"sweep resume {name} {budget}"
     yield f"sweep report {name} -o report.html"
     if best is not None:
         yield f"sweep export {name} -o best.yaml"

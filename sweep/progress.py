@@ -138,8 +138,11 @@ def conclusion(
     if sweep.state not in ENDED:
         yield f"go on    {command_for('resume', place)}"
     if sweep.state in ("stopped", "cancelled"):
-        yield f"over     it was {sweep.state}; to go on, give it a budget, such as:"
-        yield f"         {command_for('resume', place, larger_budget(sweep, trials))}"
+        if budget := larger_budget(sweep, trials):
+            yield f"over     it was {sweep.state}; to go on, give it a budget, such as:"
+            yield f"         {command_for('resume', place, budget)}"
+        else:
+            yield f"over     it was {sweep.state}, and its grid has no more points"
     yield f"look     {command_for('ui', place)}"
     if best:
         yield f"keep     {command_for('export', place, '-o best.yaml')}"

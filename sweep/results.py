@@ -39,13 +39,18 @@ def shown_state(sweep: SweepRecord, trial: TrialRecord) -> str:
     return "interrupted" if cut_off else trial.state
 
 
-def larger_budget(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str:
-    """The options of a resume that let a sweep which is over go on."""
+def larger_budget(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str | None:
+    """The options of a resume that let a sweep which is over go on; None for a grid without points.
+
+    Hours are raised where trials are left: they ran out, or there is no number of trials.
+    """
     search = sweep.config.search
-    if search.num_trials is None:
-        return f"--hours {2 * (search.hours or 1):g}"
-    spent = len(trials) >= search.num_trials
-    return f"--num-trials {search.num_trials * (2 if spent else 1)}"
+    spent = search.num_trials is not None and len(trials) >= search.num_trials
+    if spent and search.algorithm == "grid":
+        return None
+    if search.hours is not None and not spent:
+        return f"--hours {2 * search.hours:g}"
+    return f"--num-trials {(search.num_trials or 0) * (2 if spent else 1)}"
 
 
 def summary(sweep: SweepRecord, trials: list[TrialRecord]) -> dict[str, Any]:

@@ -314,6 +314,25 @@ def test_a_name_that_is_taken_is_refused_with_both_ways_out(
     assert sorted(path.name for path in (folder / "sweeps").iterdir()) == sorted({name, "rates-2"})
 
 
+def test_a_grid_can_be_gone_on_with_until_its_points_are_trained(folder: Path):
+    ledger = create_ledger(
+        folder / "sweeps" / "rates",
+        parse_config(CONCRETE, overrides=["search={algorithm: grid}"]),
+        storage=None,
+        tracking_uri="http://localhost:5000",
+        steps_per_epoch=2,
+        facts={},
+    )
+    number = ledger.ask()
+    ledger.set_state("interrupted")
+    text = refused(folder, "launch", "rates.yaml", code=4)
+    assert "which is interrupted\n  go on with that sweep:  sweep resume rates\n" in text
+    ledger.end(number, "pruned", "")
+    ledger.set_state("finished")
+    text = refused(folder, "launch", "rates.yaml", code=4)
+    assert "which is finished\n  see what came of it:    sweep best rates\n" in text
+
+
 @pytest.mark.parametrize(
     ("command", "name", "hint"),
     [

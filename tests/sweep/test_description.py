@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 
 from search_spaces import SweepConfig, is_concrete, parse_config
 from sweep.description import MAX_DESCRIPTION_LENGTH, description, escaped, hours
+from sweep.progress import conclusion
 from sweep.records import SweepRecord, TrialRecord
 from tests.tracked import CONFIG, EPOCHS, all_outcomes, sweep_record, trial_record
 
@@ -51,12 +52,43 @@ def test_it_tells_what_won_and_how_to_have_it_again(tmp_path: Path) -> None:
     assert best.expected is not None
     assert (best.expected["trial"], best.expected["value"]) == (1, 0.75)
     for command in (
-        "sweep resume tracked-1 --num-trials N",
+        "sweep resume tracked-1 --num-trials 8",
         "sweep report tracked-1 -o report.html",
         "sweep export tracked-1 -o best.yaml",
         "sweep train best.yaml",
     ):
         assert command in text.splitlines()
+
+
+GRID = ("search={algorithm: grid, num_trials: 2}", "space.momentum={choice: [0, 0.9]}")
+FIXED = [f"space.schedule.{family}.peak_lr=0.1" for family in ("constant", "cosine_decay")]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "state", "resume"),
+    [
+        (["search={algorithm: tpe, hours: 1.5}"], "finished", " --hours 3"),
+        (["search.hours=1.5", "search.num_trials=9"], "finished", " --hours 3"),
+        (["search.hours=1.5", "search.num_trials=2"], "finished", " --num-trials 4"),
+        (["search.num_trials=9"], "stopped", " --num-trials 9"),
+        ([*GRID, *FIXED], "finished", None),
+        ([*GRID, *FIXED], "cancelled", None),
+        ([*GRID, *FIXED], "interrupted", ""),
+        ([*GRID, *FIXED, "search.num_trials=3"], "stopped", " --num-trials 3"),
+    ],
+)
+def test_a_resume_is_named_that_goes_on(
+    overrides: list[str], state: str, resume: str | None, tmp_path: Path
+) -> None:
+    sweep = finished(tmp_path, state=state, config=with_overrides(*overrides))
+    trials = [trial_record(number, "complete", value=0.5) for number in (0, 1)]
+    lines = description(sweep, trials).splitlines()
+    named = [line for line in lines if line.startswith("sweep resume")]
+    assert named == ([] if resume is None else [f"sweep resume tracked-1{resume}"])
+    if state in ("stopped", "cancelled"):
+        said = "\n".join(conclusion(sweep, trials, delivered=True))
+        assert ("its grid has no more points" in said) == (resume is None)
+        assert resume is None or f"sweep resume {tmp_path.name}{resume}" in said
 
 
 @pytest.mark.parametrize(
@@ -65,7 +97,7 @@ def test_it_tells_what_won_and_how_to_have_it_again(tmp_path: Path) -> None:
         ("running", "is trained yet to its last epoch", "sweep status tracked-1"),
         ("interrupted", "is trained yet to its last epoch", "sweep resume tracked-1"),
         ("paused", "is trained yet to its last epoch", "sweep resume tracked-1"),
-        ("failed", "was trained to its last epoch", "sweep resume tracked-1 --num-trials N"),
+        ("failed", "was trained to its last epoch", "sweep resume tracked-1 --num-trials 4"),
     ],
 )
 def test_a_sweep_without_a_winner(state: str, expected: str, command: str, tmp_path: Path) -> None:
