@@ -2,15 +2,16 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray import tune
 from ray.tune.execution.tune_controller import TuneController
 
+from sweep.errors import CommandError
 from sweep.halt import say
+from sweep.head import Head
 from sweep.nodes import Newcomers
-from sweep.resources import live_nodes
 from sweep.slots import Slots, fits_on
 
 # Tune fixes a limit of its own when it starts. This one is above every cluster, so that the limit
@@ -30,22 +31,33 @@ class Capacity(tune.Callback):
         self.slots, self._at_most, self._newcomers = slots, at_most, newcomers
         self.fits = self.limit = slots.concurrent
         self._looked = 0.0
+        self._head: Head | None = None
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Look at the nodes, at most once a second."""
         now = time.monotonic()
-        if self.slots.shared and now - self._looked >= _LOOK_EVERY_S:
+        if self._head and now - self._looked >= _LOOK_EVERY_S:
             self._looked = now
-            self._follow()
+            self.follow([node for node in self._head.nodes if node["Alive"]])
 
-    def _follow(self) -> None:
-        nodes = live_nodes()
-        fits = fits_on(nodes, self.slots)
+    @contextlib.contextmanager
+    def following(self, gone: Callable[[CommandError], None], name: str) -> Iterator[None]:
+        """While the sweep `name` runs; `gone` is for a head of a shared cluster that is gone."""
+        self._head = Head(gone, name) if self.slots.shared else None
+        try:
+            yield
+        finally:
+            if self._head:
+                self._head.end()
+
+    def follow(self, nodes: list[dict[str, Any]]) -> None:
+        """Take these as the live nodes."""
+        fits = fits_on([node["Resources"] for node in nodes], self.slots)
         if fits != self.fits:
             say(f"the cluster now holds {fits} trials at once, on {len(nodes)} nodes")
         self.fits = fits
         if self._newcomers:
-            self._newcomers.look()
+            self._newcomers.look(nodes)
         # One trial is always asked for: Tune blocks while it has none.
         self.limit = self._at_most or max(fits, 1)
 

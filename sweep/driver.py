@@ -1,6 +1,7 @@
 """From a config to a finished sweep: Ray, the ledger, the shipper, and a Tune run over them."""
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ray import tune
+from rich.console import Console
 
 from search_spaces import SweepConfig, planned_steps
 from sweep.budget import is_spent, raise_budget
@@ -19,7 +21,7 @@ from sweep.directory import create_ledger, latest_driver, open_ledger
 from sweep.errors import CommandError
 from sweep.facts import sweep_facts
 from sweep.functions import check_sources, pickled_functions
-from sweep.halt import Halt, Interrupted, Leave, told
+from sweep.halt import Halt, Interrupted, Leave, say, told
 from sweep.lease import driving
 from sweep.naming import launching
 from sweep.nodes import check_versions
@@ -210,6 +212,17 @@ class Tend(tune.Callback):
             self._ledger.check()
             self.halt.poll()
 
+    def abandon(self, error: CommandError) -> None:
+        """End this process in order, but from another thread: Ray may hold the main one."""
+        try:
+            Console(stderr=True).show_cursor()
+            say(str(error))
+            self._shipper.leave(limit_s=5)
+            self._ledger.set_state("interrupted")
+            self._ledger.free()
+        finally:
+            os._exit(error.exit_code)
+
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
@@ -294,15 +307,17 @@ def _tune(ledger: Ledger, dataset: Dataset, capacity: Capacity, tend: Tend) -> N
             verbose=0,
         ),
     )
-    try:
-        with new_workers_start():
-            tuner.fit()
-    except Leave:
-        if tend.halt.trouble:
-            raise tend.halt.trouble from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    disconnect()  # so that no worker writes any more when trials are ended
+    with capacity.following(tend.abandon, ledger.directory.name):
+        try:
+            with new_workers_start():
+                tuner.fit()
+        except Leave:
+            pass
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        disconnect()  # so that no worker writes any more when trials are ended
+    if trouble := tend.halt.trouble:
+        raise trouble
     if referee.given_up and (total is None or ledger.asked() < total):
         raise CommandError(
             f"{len(referee.failures)} trials in a row failed, so no more are started; the last:\n"

@@ -117,9 +117,9 @@ class Newcomers:
         self._known = {node["NodeID"] for node in _live()}
         self._asked: dict[Any, dict[str, Any]] = {}
 
-    def look(self) -> None:
+    def look(self, live: Sequence[dict[str, Any]]) -> None:
         """Ask who has joined, and say what is wrong with those that have answered; no waiting."""
-        nodes = {node["NodeID"]: node for node in _live()}
+        nodes = {node["NodeID"]: node for node in live}
         for identity in nodes.keys() - self._known:
             self._asked[_ask(nodes[identity], versions)] = nodes[identity]
         self._known |= nodes.keys()

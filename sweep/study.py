@@ -100,6 +100,11 @@ class Ledger:
         if self._lease:
             self._lease.check()
 
+    def free(self) -> None:
+        """Let go of a claim in a database, which outlives a process that just ends."""
+        if self._lease:
+            self._lease.end()
+
     def trials(self) -> list[TrialRecord]:
         """Every trial that was ever started, by number."""
         records = []

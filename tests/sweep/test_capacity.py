@@ -1,7 +1,6 @@
 """How many trials may be open at once, for clusters that are only described."""
 
 import pytest
-import ray
 
 from sweep.capacity import Capacity
 from sweep.slots import Slots
@@ -17,34 +16,24 @@ SHARED = Slots(1, 0.5, 8, shared=True)
         (SHARED, None, [], 1),
         (SHARED, 3, [2, 2], 3),
         (SHARED, 30, [2, 2], 30),
-        (SHARED._replace(shared=False), None, [2, 2, 2], 8),
     ],
 )
 def test_the_limit_follows_the_nodes_of_a_shared_cluster(
-    monkeypatch: pytest.MonkeyPatch,
     slots: Slots,
     at_most: int | None,
     nodes: list[int],
     limit: int,
 ) -> None:
     """One trial is open even where none fits, and as many as were asked for, for an autoscaler."""
-    alive = [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": float(gpus)}} for gpus in nodes]
-    gone = {"Alive": False, "Resources": {"CPU": 100.0, "GPU": 100.0}}
-    monkeypatch.setattr(ray, "nodes", lambda: [*alive, gone])
     capacity = Capacity(slots, at_most)
-    capacity.on_step_end(0, [])
+    capacity.follow([{"Resources": {"CPU": 8.0, "GPU": float(gpus)}} for gpus in nodes])
     assert capacity.limit == limit
 
 
-def test_a_change_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sweep.capacity._LOOK_EVERY_S", 0)
-    node = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}}
+def test_a_change_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     capacity = Capacity(SHARED, None)
     for alive in (2, 3, 3, 1):
-        monkeypatch.setattr(ray, "nodes", lambda alive=alive: [node] * alive)
-        capacity.on_step_end(0, [])
+        capacity.follow([{"Resources": {"CPU": 8.0, "GPU": 2.0}}] * alive)
     assert capsys.readouterr().err.splitlines() == [
         "the cluster now holds 12 trials at once, on 3 nodes",
         "the cluster now holds 4 trials at once, on 1 nodes",
