@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -85,6 +86,23 @@ def main() -> None:
     finally:
         set_handlers(signal.SIG_DFL)  # nothing is left that a signal could harm
         _flush_output()
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"sweep {version('sweep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None: ...
 
 
 @app.command()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,11 @@ def test_nothing_heavy_is_imported_before_it_is_needed(
     found = modules_of(folder, *arguments)
     assert "sweep.cli" in found
     assert not unused & found
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path):
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert printed(tmp_path, "--version") == f"sweep {project['version']}\n"
 
 
 def test_help_names_every_command(tmp_path: Path):
