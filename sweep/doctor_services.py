@@ -112,6 +112,8 @@ def _knock_at(address: str, insecure: bool, warn: Callable[[str], None]) -> None
 
 def check_nodes(address: str, *, insecure: bool = False) -> Check:
     """The nodes of a cluster: their versions, and their GPUs as Ray and as JAX there see them."""
+    from sweep.slots import GPUS_IN_USE
+
     try:
         _knock_at(address, insecure, lambda risk: None)
     except (CommandError, OSError, ValueError, OverflowError):
@@ -122,15 +124,21 @@ def check_nodes(address: str, *, insecure: bool = False) -> Check:
     except _Refusal as refusal:
         text = f"the nodes do not answer: {refusal}"
         return Check("nodes", "bad", text, "look at `ray status` there", remote=True)
-    nodes, unlike = [], [*found["breaks"], *found["changes"]]
+    nodes, unlike, silent = [], [*found["breaks"], *found["changes"]], False
     for place, counted, seen, fault in found["nodes"]:
-        jax = fault or (", ".join(seen) if seen else "none")
-        nodes.append(f"{place}: {counted:g} GPUs" + (f", JAX sees {jax}" if counted else ""))
-        unlike += [f"{place} has GPUs that JAX does not see"] if counted and not seen else []
+        jax = f"JAX did not answer: {fault}" if fault else f"JAX sees {', '.join(seen) or 'none'}"
+        jax = f"JAX was not asked: {fault}" if fault == GPUS_IN_USE else jax
+        nodes.append(f"{place}: {counted:g} GPUs" + (f", {jax}" if counted else ""))
+        unlike += [f"{place} has GPUs that JAX does not see"] if counted and seen == [] else []
+        silent |= bool(counted) and fault not in ("", GPUS_IN_USE)
     text = f"{len(nodes)} nodes; {'; '.join([*nodes, *unlike])}"
     if found["breaks"]:
         return Check("nodes", "bad", text, way_out, remote=True)
-    return Check("nodes", "warning" if unlike else "ok", text, way_out if unlike else "")
+    if unlike:
+        return Check("nodes", "warning", text, way_out)
+    if silent:
+        return Check("nodes", "warning", text, "look at `ray status` there")
+    return Check("nodes", "ok", text)
 
 
 def check_jax() -> Check:

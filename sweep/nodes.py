@@ -8,12 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 import ray
+from ray._private import state
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.errors import CommandError
 from sweep.halt import say
-from sweep.slots import jax_uses_gpus
+from sweep.slots import GPUS_IN_USE, jax_uses_gpus
 
 _ASK_S = 60.0  # a worker's process may have to start, on a machine that is busy
 # What runs on a worker. Of the first ones another version breaks a sweep, of the others it changes
@@ -36,10 +37,12 @@ def ask_every_node(
 ) -> list[Answer]:
     """What `question(address, *arguments)` gives in a worker on each live node, all at once.
 
-    The worker takes no cores and, unless `gpus` says to take all that the node has, no GPU. A node
-    that goes away meanwhile is left out.
+    The worker takes no cores and, unless `gpus` says to take all that the node has, no GPU; where
+    trials hold some of them, the node is not asked. One that goes away meanwhile is left out.
     """
-    nodes = _live()
+    busy = _with_gpus_in_use() if gpus else []
+    taken = {node["NodeID"] for node in busy}
+    nodes = [node for node in _live() if node["NodeID"] not in taken]
     asked = [_ask(node, question, *arguments, gpus=gpus) for node in nodes]
     ready, _ = ray.wait(asked, num_returns=len(asked), timeout=limit_s) if asked else ([], [])
     answers = [
@@ -47,7 +50,7 @@ def ask_every_node(
         for node, reference in zip(nodes, asked, strict=True)
     ]
     left = {node["NodeID"] for node in _live()}
-    return [
+    return [_described(node)._replace(fault=GPUS_IN_USE) for node in busy] + [
         answer
         for node, answer in zip(nodes, answers, strict=True)
         if not answer.fault or node["NodeID"] in left  # or it has gone in the meantime
@@ -56,6 +59,16 @@ def ask_every_node(
 
 def _live() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _with_gpus_in_use() -> list[dict[str, Any]]:
+    free = state.available_resources_per_node()
+    nodes = [node for node in _live() if node["NodeID"] in free]
+    return [n for n in nodes if free[n["NodeID"]].get("GPU", 0) < n["Resources"].get("GPU", 0)]
+
+
+def _described(node: Mapping[str, Any]) -> Answer:
+    return Answer(node["NodeManagerAddress"], node["Resources"].get("GPU", 0), None, "")
 
 
 def _ask(
@@ -69,7 +82,7 @@ def _ask(
 
 
 def _answer(node: Mapping[str, Any], reference: Any, limit_s: float | None) -> Answer:
-    found = Answer(node["NodeManagerAddress"], node["Resources"].get("GPU", 0), None, "")
+    found = _described(node)
     if limit_s is None:
         ray.cancel(reference, force=True)
         return found._replace(fault="no worker has answered in time")

@@ -15,6 +15,8 @@ from sweep.errors import CommandError
 
 Node = Mapping[str, float]  # as Ray describes one: {"CPU": 16, "GPU": 2}
 
+GPUS_IN_USE = "its GPUs are in use"  # why JAX on a node is not asked for them
+
 
 class Slots(NamedTuple):
     """What one trial takes, and how many run at once."""

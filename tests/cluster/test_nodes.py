@@ -177,9 +177,13 @@ def test_more_than_any_node_has_is_refused_unless_the_cluster_may_grow(tmp_path:
         command.kill()
 
         # Trials that end far more often than a worker takes to start.
-        each = "resources={cpus_per_trial: 1, gpus_per_trial: 0}"
+        each = "resources={cpus_per_trial: 1, gpus_per_trial: 0.5}"
         command = here.start(*words, each, "--set", "search.num_trials=5000")
         until(lambda: len(workers(here)) == 2 or ended(command), command.output, 280)
+        checks = json.loads(here.run("doctor", "--json", "--address", nodes.address))
+        (found,) = (check for check in checks if check["name"] == "nodes")
+        assert found["state"] == "ok"
+        assert "1 GPUs, JAX was not asked: its GPUs are in use" in found["text"]
         nodes.add("unlike")
         command.says("has sweep 0.0.1, where the driver has .*: its trials may fail")
         command.says("the cluster now holds 4 trials at once, on 3 nodes")
