@@ -25,7 +25,7 @@ from sweep.errors import CommandError
 _NETWORK_S = 5.0
 _DATABASE_S = 10.0
 _NODES_S = 120.0  # workers start on each of them, twice
-_IMPORT_S = 20.0  # the first time, from a slow disk
+_IMPORT_S = 60.0  # the first time, from a slow disk
 
 _GUARDED = """
 import sys
@@ -44,6 +44,12 @@ _OPEN_STORAGE = "from sweep.databases import open_database as o; o(input(), keep
 class _Refusal(Exception):
     """Why something cannot be had, in a line without a password."""
 
+    late = False  # whether there was no answer in time
+
+    def way_out(self, otherwise: str) -> str:
+        """What to do: `otherwise`, unless the machine has only been slow."""
+        return "ask again once this machine is less busy" if self.late else otherwise
+
 
 def _ask(code: str, question: str = "", *, limit_s: float) -> str:
     """What a Python program prints that reads `question`, which may hold a password."""
@@ -58,7 +64,9 @@ def _ask(code: str, question: str = "", *, limit_s: float) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise _Refusal(f"no answer within {limit_s:g} s") from None
+        refusal = _Refusal(f"no answer within {limit_s:g} s")
+        refusal.late = True
+        raise refusal from None
     if done.returncode == 0:
         return done.stdout.strip()
     said = done.stderr.strip().rpartition("\n")[2] or f"it ended with code {done.returncode}"
@@ -80,7 +88,7 @@ def check_ray(address: str, *, insecure: bool = False) -> Check:
     try:
         version = _ask(_IMPORT_RAY, limit_s=_IMPORT_S)
     except _Refusal as refusal:
-        way_out = "install Ray again: pip install --force-reinstall 'ray[tune]'"
+        way_out = refusal.way_out("install Ray again: pip install --force-reinstall 'ray[tune]'")
         return Check("ray", "bad", f"Ray cannot be imported: {refusal}", way_out)
     if address == "local":
         return Check("ray", "ok", f"Ray {version}; a launch starts it here")
@@ -153,7 +161,7 @@ def check_jax() -> Check:
         way_out = (
             "unset JAX_PLATFORMS" if forced else "install JAX again, for this machine's driver"
         )
-        return Check("jax", "bad", f"JAX does not start: {refusal}", way_out)
+        return Check("jax", "bad", f"JAX does not start: {refusal}", refusal.way_out(way_out))
     seen = [device.partition(" ")[2] for device in devices if not device.startswith("cpu ")]
     if seen:
         most = max(gpus, len(seen))
