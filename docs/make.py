@@ -28,7 +28,10 @@ def cli_reference() -> str:
     """Every command with its arguments and options."""
     commands = getattr(typer.main.get_command(app), "commands")  # noqa: B009  a group's alone
     texts = [_command_text(name, command) for name, command in commands.items()]
-    intro = "Every command takes `--help`, or `-h`. `sweep COMMAND --help` prints the same, `sweep --version` the version.\n"
+    intro = (
+        "Every command takes `--help`, or `-h`. `sweep COMMAND --help` prints the same, "
+        "`sweep --version` the version.\n"
+    )
     return "\n".join(["# Commands\n", _GENERATED, intro, *texts])
 
 

@@ -7,6 +7,7 @@ from optuna.trial import TrialState
 
 from sweep.errors import CommandError
 from sweep.lease import seconds_driven
+from sweep.results import reaches_target
 from sweep.study import Ledger
 
 BUDGET = "budget"  # the study's attribute
@@ -51,10 +52,5 @@ def is_spent(ledger: Ledger, seconds: float) -> bool:
 
 
 def _target_reached(ledger: Ledger) -> bool:
-    search = ledger.config.search
-    if search.target is None:
-        return False
     done = ledger.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if search.goal == "maximize":
-        return any(trial.values[0] >= search.target for trial in done)
-    return any(trial.values[0] <= search.target for trial in done)
+    return any(reaches_target(ledger.config, trial.values[0]) for trial in done)

@@ -142,7 +142,7 @@ def conclusion(
             yield f"over     it was {sweep.state}; to go on, give it a budget, such as:"
             yield f"         {command_for('resume', place, budget)}"
         else:
-            yield f"over     it was {sweep.state}, and its grid has no more points"
+            yield f"over     it was {sweep.state}, and has nothing left to search"
     yield f"look     {command_for('ui', place)}"
     if best:
         yield f"keep     {command_for('export', place, '-o best.yaml')}"

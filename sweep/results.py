@@ -40,17 +40,28 @@ def shown_state(sweep: SweepRecord, trial: TrialRecord) -> str:
 
 
 def larger_budget(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> str | None:
-    """The options of a resume that let a sweep which is over go on; None for a grid without points.
+    """The options of a resume that let a sweep which is over go on; None where none does.
 
-    Hours are raised where trials are left: they ran out, or there is no number of trials.
+    A grid has no more points, and a target that is reached ends the sweep again. Hours are raised
+    where trials are left: they ran out, or there is no number of trials.
     """
-    search = sweep.config.search
+    search, best = sweep.config.search, best_trial(sweep.config, trials)
+    if best and reaches_target(sweep.config, best.value):
+        return None
     spent = search.num_trials is not None and len(trials) >= search.num_trials
     if spent and search.algorithm == "grid":
         return None
     if search.hours is not None and not spent:
         return f"--hours {2 * search.hours:g}"
     return f"--num-trials {(search.num_trials or 0) * (2 if spent else 1)}"
+
+
+def reaches_target(config: SweepConfig, value: float | None) -> bool:
+    """Whether a complete trial's value ends the search."""
+    search = config.search
+    if search.target is None or value is None:
+        return False
+    return value >= search.target if search.goal == "maximize" else value <= search.target
 
 
 def summary(sweep: SweepRecord, trials: list[TrialRecord]) -> dict[str, Any]:

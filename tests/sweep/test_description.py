@@ -71,6 +71,8 @@ FIXED = [f"space.schedule.{family}.peak_lr=0.1" for family in ("constant", "cosi
         (["search.hours=1.5", "search.num_trials=9"], "finished", " --hours 3"),
         (["search.hours=1.5", "search.num_trials=2"], "finished", " --num-trials 4"),
         (["search.num_trials=9"], "stopped", " --num-trials 9"),
+        (["search.num_trials=9", "search.target=0.5"], "finished", None),
+        (["search.num_trials=9", "search.target=0.6"], "stopped", " --num-trials 9"),
         ([*GRID, *FIXED], "finished", None),
         ([*GRID, *FIXED], "cancelled", None),
         ([*GRID, *FIXED], "interrupted", ""),
@@ -87,7 +89,7 @@ def test_a_resume_is_named_that_goes_on(
     assert named == ([] if resume is None else [f"sweep resume tracked-1{resume}"])
     if state in ("stopped", "cancelled"):
         said = "\n".join(conclusion(sweep, trials, delivered=True))
-        assert ("its grid has no more points" in said) == (resume is None)
+        assert ("nothing left to search" in said) == (resume is None)
         assert resume is None or f"sweep resume {tmp_path.name}{resume}" in said
 
 
