@@ -150,7 +150,9 @@ def test_a_sweep_without_trials_has_an_empty_table_and_no_best(tmp_path: Path) -
 
 
 INTERRUPTED = """
+import signal
 import sweep
+signal.signal(signal.SIGINT, signal.default_int_handler)  # even where this was started without
 try:
     sweep.launch("quickstart", name="long", overrides=["training.num_epochs=3000"])
 except KeyboardInterrupt:
