@@ -1,6 +1,5 @@
 """The `sweep` command. Nothing heavy is imported before a command needs it."""
 
-import errno
 import json
 import os
 import shlex
@@ -23,6 +22,7 @@ from sweep.cli_ui import ui
 from sweep.cli_watch import watch
 from sweep.commands import SWEEPS_DIR, command_for, folder_option
 from sweep.errors import CommandError
+from sweep.files import NO_ROOM
 from sweep.halt import Interrupted, interrupt, say, set_handlers
 from sweep.options import (
     Address,
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from sweep.driver import Outcome, Show
     from sweep.jobs import Job
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 app = typer.Typer(
     help="Find the learning-rate schedule that trains a model best.",
     epilog="Start with: sweep launch quickstart",
@@ -78,7 +77,7 @@ def main() -> None:
         _fail(str(error), 2)
     except OSError as error:
         if error.filename is None:
-            if error.errno in _FULL:
+            if error.errno in NO_ROOM:
                 _give_up_output(error)
             raise
         way_out = "make that possible, or name another folder with --sweeps-dir or SWEEP_DIR"

@@ -1,7 +1,6 @@
 """The Ray cluster that a sweep runs on."""
 
 import contextlib
-import functools
 import importlib
 import logging
 import os
@@ -9,7 +8,8 @@ import re
 import secrets
 import signal
 import socket
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,7 +46,23 @@ def connected(address: str | None, *, insecure: bool = False) -> Iterator[None]:
     """
     os.environ.update(_RAY_ENVIRONMENT)
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_SECRETS_SENT)
-    address = chosen(address)
+    started: list[subprocess.Popen] = []
+    try:
+        _connect(chosen(address), started, insecure=insecure)
+        with unwrapped():
+            yield
+    except Interrupted:
+        _kill(started)
+        raise
+    except BaseException:
+        disconnect()
+        _kill(started)  # what a start that failed has left
+        raise
+    disconnect()
+
+
+def _connect(address: str, started: list[subprocess.Popen], *, insecure: bool) -> None:
+    """Connect to the cluster at `address`, or start one, whose processes go into `started`."""
     check_address(address)
     alone = _alone() if address == "local" else contextlib.nullcontext()
     try:
@@ -54,7 +70,7 @@ def connected(address: str | None, *, insecure: bool = False) -> Iterator[None]:
             address = found_address(address)
             knock(address)
             check_access(address, insecure=insecure, warn=say)
-        with unwrapped(), _left_to_us(), _few_processes(), alone:
+        with unwrapped(), _left_to_us(started), _few_processes(), alone:
             _heed_environment()
             ray.init(
                 address=address,
@@ -78,16 +94,6 @@ def connected(address: str | None, *, insecure: bool = False) -> Iterator[None]:
             "machine.",
             exit_code=5,
         ) from error
-    try:
-        with unwrapped():
-            yield
-    except Interrupted:
-        _kill()
-        raise
-    except BaseException:
-        disconnect()
-        raise
-    disconnect()
 
 
 def chosen(address: str | None) -> str:
@@ -153,21 +159,21 @@ def _put_back_handler() -> None:
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
-def _kill() -> None:
+def _kill(started: Sequence[subprocess.Popen]) -> None:
     """End the processes of a cluster of our own, and what they started; a shutdown takes seconds.
 
-    Without the groups, Ray's agents would stay for 15 s.
+    Without the groups, Ray's agents would stay for a minute.
     """
-    ours: Any = worker._global_node
-    for processes in ours.all_processes.values() if ours else ():
-        for started in processes:
+    for process in started:
+        pid = getattr(process, "pid", None)  # a signal may have come before it had one
+        if pid and process.returncode is None:  # not waited for: the number is still its own
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(started.process.pid, signal.SIGKILL)
+                os.killpg(pid, signal.SIGKILL)
 
 
 @contextmanager
-def _left_to_us() -> Iterator[None]:
-    """What a signal ends is the driver's business, not Ray's.
+def _left_to_us(started: list[subprocess.Popen]) -> Iterator[None]:
+    """What a signal ends is the driver's business, not Ray's; what Ray starts goes into `started`.
 
     Ray's processes start in groups of their own: a SIGTERM to the whole group of the driver, as
     `timeout` and job schedulers send it, would end them under it. And Ray must not put handlers of
@@ -175,7 +181,13 @@ def _left_to_us() -> Iterator[None]:
     """
     taken = signal.getsignal(signal.SIGTERM)
     popen, take_sigterm = services.ConsolePopen, utils.set_sigterm_handler
-    services.ConsolePopen = functools.partial(popen, process_group=0)
+
+    class Started(popen):
+        def __init__(self, *arguments: Any, **named: Any):
+            started.append(self)  # first, for a signal may come at any time
+            super().__init__(*arguments, process_group=0, **named)
+
+    services.ConsolePopen = Started
     utils.set_sigterm_handler = lambda handler: None
     try:
         yield

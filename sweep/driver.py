@@ -20,6 +20,7 @@ from sweep.delivery import Shipper, default_tracking_uri, is_folder
 from sweep.directory import create_ledger, latest_driver, open_ledger
 from sweep.errors import CommandError
 from sweep.facts import sweep_facts
+from sweep.files import NO_ROOM
 from sweep.functions import check_sources, pickled_functions
 from sweep.halt import Halt, Interrupted, Leave, say, told
 from sweep.lease import driving
@@ -33,7 +34,7 @@ from sweep.search import LedgerScheduler, LedgerSearcher, Referee
 from sweep.secrecy import check_tracking
 from sweep.storechecks import check_store, collect, own_place
 from sweep.study import Ledger
-from sweep.trial import FULL, Shared, TrialActor
+from sweep.trial import Shared, TrialActor
 from trainers.data import Dataset, load_dataset
 
 _WORKER_LOSSES = 3  # how often a trial whose worker died is taken up again
@@ -166,7 +167,7 @@ def _interruptible(directory: Path) -> Iterator[Halt]:
             way = f"go on with: {resume}" if begun else "nothing was begun"
             raise CommandError(f"stopped at once; {way}", stopped.exit_code) from None
         except OSError as error:
-            if error.errno not in FULL:
+            if error.errno not in NO_ROOM:
                 raise
             raise CommandError(told(error, directory)) from error
 

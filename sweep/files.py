@@ -1,6 +1,7 @@
 """Files that are whole after a crash at any instant, and locks that end with their process."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -9,6 +10,9 @@ from pathlib import Path
 
 from trainers.crashes import reach
 from trainers.files import remove_leftovers, sync_directory, temporary_for
+
+# Why a disk takes nothing; no fault of what is written.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def write_text(path: Path, text: str) -> None:

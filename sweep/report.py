@@ -105,7 +105,7 @@ def _rows(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> Iterator[str]:
             f'<td class="number">{epochs}<td class="whole">{shown_state(sweep, trial)}'
             f'<td class="whole">{escape(trial.parameters["schedule"])}'
             f'<td class="whole">{curve_text(sweep, trial, 16)}'
-            f'<td class="words">{escape(_chosen(sweep, trial))}\n'
+            f'<td class="words">{escape(_chosen(sweep, trial)).replace("=", "=<wbr>")}\n'
         )
 
 

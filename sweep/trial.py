@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 import ray
 from ray import tune
 
+from sweep.files import NO_ROOM
 from sweep.metrics import checkpoint_path
 from sweep.stores import Store, fetch, keep, open_store
 from trainers.data import Dataset
 from trainers.devices import claim, count_programs, describe
 
-# A file that cannot be written for these reasons is no fault of its trial.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _REPORT_EVERY_S = 0.1  # a report costs the driver some milliseconds
 # trainers.runs imports jax, which reads its environment once: so only after claim().
 
@@ -89,7 +88,7 @@ class TrialActor(tune.Trainable):
             if not reports:
                 failure = "no epoch was left to train"
         except OSError as error:
-            if error.errno not in FULL:
+            if error.errno not in NO_ROOM:
                 failure = traceback.format_exc()
             else:
                 trouble = (error.errno, error.strerror, error.filename)

@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from tests.faults.harness import (
     site,
     until,
 )
+from tests.faults.test_kills import training
 
 pytestmark = [
     pytest.mark.slow,
@@ -231,29 +231,22 @@ def test_at_a_random_instant_since_the_start(tmp_path: Path, seed: int) -> None:
         assert_nothing_lost(here, accepted, incidents=twice)
 
 
-@pytest.mark.skipif(count(0, 1) == 0, reason="an epoch of half a minute: with SWEEP_FAULTS=full")
-def test_an_epoch_that_takes_too_long(tmp_path: Path, manual_dir: Path) -> None:
-    """Its trial stays open at its last checkpoint."""
-    images = {"SWEEP_MANUAL_DIR": str(manual_dir), "SWEEP_CACHE_DIR": str(tmp_path / "cache")}
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
-    try:
-        with site(tmp_path / "site", images=59_000, epochs=2, trials=2) as here:
-            arguments = ("launch", "faults.yaml", "--set", "data.dataset=fashion_mnist")
-            command = started(here, "ctrl-c", *arguments, **images)
-            wait_for(lambda: trains(here), command)
-            trained = here.passed()["checkpoint written"]
-            sent = interrupt(command, "ctrl-c")
-            assert_ends(here, command, "ctrl-c", sent, ONCE_S)
-            assert here.passed()["checkpoint written"] == trained  # it was cut off in an epoch
-            assert [trial.state for trial in here.read()[1]] == ["running"] * 2
-            for other in others:
-                other.kill()
-            assert here.start(**images).wait(600) == 0
-            assert_nothing_lost(here, incidents=1)  # the two epochs
-    finally:
-        for other in others:
-            other.kill()
-            other.wait()
+def test_an_epoch_that_takes_too_long(tmp_path: Path) -> None:
+    """As if for ever, for its process is frozen: its trial stays open at its last checkpoint."""
+    with site(tmp_path, **LONG) as here:
+        command = started(here, "ctrl-c")
+        wait_for(lambda: trains(here) and len(training(here)) == here.at_once, command)
+        for pid in training(here):
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(1)  # what they had done is recorded
+        before = {trial.number: len(trial.reports) for trial in here.read()[1]}
+        sent = interrupt(command, "ctrl-c")
+        output = assert_ends(here, command, "ctrl-c", sent, ONCE_S)
+        assert "stopped at once" not in output
+        assert_left_open(here, delivered=True)
+        assert {trial.number: len(trial.reports) for trial in here.read()[1]} == before
+        here.run()
+        assert_nothing_lost(here, incidents=1)
 
 
 # Start-up
