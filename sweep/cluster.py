@@ -19,7 +19,7 @@ from ray.tune.execution import class_cache
 
 from sweep.access import check_access, refuse_password
 from sweep.errors import CommandError
-from sweep.halt import Interrupted, say, unwrapped
+from sweep.halt import Interrupted, heard, say, unwrapped
 from sweep.slots import this_machine
 
 # Read by Ray when it starts. A process without a GPU share must see no GPU; Tune's own loggers and
@@ -70,7 +70,8 @@ def _connect(address: str, started: list[subprocess.Popen], *, insecure: bool) -
             address = found_address(address)
             knock(address)
             check_access(address, insecure=insecure, warn=say)
-        with unwrapped(), _left_to_us(started), _few_processes(), alone:
+        heeded = heard(lambda: _kill(started))
+        with unwrapped(), heeded, _left_to_us(started), _few_processes(), alone:
             _heed_environment()
             ray.init(
                 address=address,

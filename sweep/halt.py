@@ -4,7 +4,9 @@ import _thread
 import contextlib
 import os
 import signal
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from sweep.files import write_text
 GRACE_S = 20.0  # for running epochs, after Ctrl-C; ending Ray and delivering take up to 10 s more
 DELIVERY_S = 5.0  # for what the tracking server lacks, after Ctrl-C
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ANSWER_S = 1.0  # soon enough for who waits, late enough for an echo
 _ECHO_S = 0.3  # `timeout` sends a signal to the process, and once more to its group
 _CLEANING_S = 4.0
 _SAID = {
@@ -56,6 +59,54 @@ def unwrapped() -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def heard(last: Callable[[], None]) -> Iterator[None]:
+    """Around compiled code that hears no signal for long: one ends the process nevertheless.
+
+    It does so after 20 s, or at once if another comes; `last` is called then, in another thread.
+    """
+    ours, its = socket.socketpair()
+    its.setblocking(False)
+    over = threading.Event()
+
+    def listen() -> None:
+        with ours:
+            if not (number := _number(ours)) or over.wait(_ANSWER_S):
+                return
+            if number == signal.SIGTERM:  # its echo
+                _drain(ours)
+            say(f"stopping when Ray answers, in {GRACE_S:.0f} s at the latest; once more: at once")
+            ours.settimeout(GRACE_S)
+            with contextlib.suppress(TimeoutError):
+                _number(ours)
+            if not over.is_set():
+                last()
+                _end("stopped at once", 128 + number)
+
+    before = signal.set_wakeup_fd(its.fileno())
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        its.close()
+
+
+def _number(told: socket.socket) -> int:
+    """The next signal that asks for an end; 0 if no more come."""
+    while (byte := told.recv(1)) and byte[0] not in SIGNALS:
+        pass
+    return byte[0] if byte else 0
+
+
+def _drain(told: socket.socket) -> None:
+    told.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while told.recv(100):
+            pass
+
+
 def set_handlers(handler: Any) -> None:
     """Let `handler` take Ctrl-C and SIGTERM."""
     for number in SIGNALS:
@@ -64,7 +115,15 @@ def set_handlers(handler: Any) -> None:
 
 def _end_in(seconds: float, exit_code: int) -> None:
     time.sleep(seconds)
-    say("stopped")
+    _end("stopped", exit_code)
+
+
+def _end(text: str, exit_code: int) -> NoReturn:
+    """End the process here and now; a display that is cut off has hidden the cursor."""
+    say(text)
+    with contextlib.suppress(OSError):
+        if os.isatty(2):  # where sys.stderr belongs to that display
+            os.write(2, b"\x1b[?25h")
     os._exit(exit_code)
 
 
