@@ -45,6 +45,7 @@ def interrupt(number: int, frame: Any = None) -> NoReturn:
     """Raise Interrupted; no signal disturbs what is cleaned up then, which gets 4 s."""
     set_handlers(signal.SIG_IGN)
     _thread.start_new_thread(_end_in, (_CLEANING_S, 128 + number))  # threading takes locks
+    sys.unraisablehook = lambda told: None  # it may come where nothing can be raised
     raise Interrupted(number)
 
 

@@ -107,7 +107,12 @@ class Sound(NamedTuple):
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sound]:
     folder = tmp_path_factory.mktemp("sound") / "site"
-    with site(folder, images=256, epochs=EPOCHS, trials=8) as here:
+    with (
+        site(folder, images=256, epochs=EPOCHS, trials=8) as here,
+        pytest.MonkeyPatch.context() as its,
+    ):
+        # A connection that stays open would read a database that restore() has replaced.
+        its.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
         script = f"import sys, pathlib; from {__name__} import build\n"
         script += "build(pathlib.Path(sys.argv[1]), sys.argv[2])"
         for command in (
