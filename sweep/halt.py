@@ -22,6 +22,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ANSWER_S = 1.0  # soon enough for who waits, late enough for an echo
 _ECHO_S = 0.3  # `timeout` sends a signal to the process, and once more to its group
 _CLEANING_S = 4.0
+_AGAIN_S = 0.01
 _SAID = {
     "pause": "paused: no new trials are started, and running ones train to their end",
     "stop": "stopped: no new trials are started, and running ones train to their end",
@@ -45,7 +46,18 @@ def interrupt(number: int, frame: Any = None) -> NoReturn:
     """Raise Interrupted; no signal disturbs what is cleaned up then, which gets 4 s."""
     set_handlers(signal.SIG_IGN)
     _thread.start_new_thread(_end_in, (_CLEANING_S, 128 + number))  # threading takes locks
-    sys.unraisablehook = lambda told: None  # it may come where nothing can be raised
+    _throw(number)
+
+
+def _throw(number: int) -> NoReturn:
+    """Raise Interrupted; once more in a moment where nothing can be raised, as in `__del__`."""
+
+    def again(told: Any) -> None:
+        if isinstance(told.exc_value, Interrupted):
+            signal.signal(signal.SIGALRM, lambda _, frame: _throw(number))
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+
+    sys.unraisablehook = again
     raise Interrupted(number)
 
 

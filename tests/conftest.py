@@ -7,6 +7,19 @@ import pytest
 
 from tests.missing import missing
 
+# The files that take minutes come first, so that none is left to the end of a run by itself.
+COSTLY = (
+    *("test_launch", "test_docs", "test_crash_points", "test_cluster", "test_tracking_outages"),
+    *("test_benchmarks", "test_signals", "test_control", "test_kills", "test_two_drivers"),
+    "test_pruning_across_kills",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort them; what stands together in a file stays together."""
+    rank = {name: number for number, name in enumerate(COSTLY)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
 
 @pytest.fixture(scope="session")
 def manual_dir() -> Path:
