@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.timeout(1200),
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
 ]
-SHORT: dict[str, Any] = {"images": 256, "epochs": 20, "trials": 20}
+SHORT: dict[str, Any] = {"images": 256, "epochs": 20, "trials": 20, "at_once": 1}
 LONG: dict[str, Any] = {"images": 256, "epochs": 200, "trials": 4}
 OVER = "give it a budget, such as:\n         sweep resume faults --num-trials "
 
@@ -212,7 +212,7 @@ def test_a_tracking_server_that_is_down_when_a_sweep_is_cancelled(tmp_path: Path
 
 
 def test_a_command_for_a_driver_that_died_says_nothing_to_the_next(tmp_path: Path) -> None:
-    with site(tmp_path, images=128, epochs=2, trials=2) as here:
+    with site(tmp_path, images=128, epochs=2, trials=2, at_once=1) as here:
         driver = cut_off(here, 0)
         accepted = here.accepted()
         send(here.directory, driver, "cancel")

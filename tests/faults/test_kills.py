@@ -30,7 +30,7 @@ def test_a_driver_killed_at_random_instants(tmp_path: Path):
             hits = _killed(here, instants)
             assert_nothing_lost(here, incidents=len(hits))
         left, cut = left - len(hits), cut + sum(hits)
-    assert cut >= count(3, 50) // 2 + 1, "too few kills cut a trial that had reports"
+    assert cut >= count(1, 26), "too few kills cut a trial that had reports"
 
 
 class _Instant:

@@ -29,7 +29,7 @@ pytestmark = [
 
 REFUSAL_S = 5.0  # promised from start to end, on a machine that has nothing else to do
 HOLDER = r"faults is being (run|launched) by process (?P<pid>\d+) of \S+ on \S+, since \d{4}-"
-TINY: dict[str, Any] = {"images": 256, "epochs": 2, "trials": 2}
+TINY: dict[str, Any] = {"images": 256, "epochs": 2, "trials": 2, "at_once": 1}
 
 
 def create(here: Site, storage: str | None = None) -> None:
