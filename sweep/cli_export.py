@@ -91,8 +91,8 @@ def _export_model(
     register: str | None,
     manual_dir: Path | None,
 ) -> None:
-    from sweep.driver import load_data
     from sweep.export import check_target, trained_model, write_model
+    from sweep.facts import load_data
     from sweep.registry import ALIAS, log_model
     from sweep.results import best_config, best_config_yaml
     from trainers.devices import claim

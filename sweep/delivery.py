@@ -167,7 +167,7 @@ def artifact_location(tracking_uri: str) -> str | None:
 
 def sqlite_path(tracking_uri: str) -> Path:
     """The absolute path of the file behind a sqlite:/// URI."""
-    return Path(tracking_uri.removeprefix("sqlite:///")).resolve()
+    return Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0]).resolve()
 
 
 def absolute_uri(uri: str) -> str:

@@ -19,7 +19,7 @@ from sweep.commands import command_for
 from sweep.delivery import Shipper, default_tracking_uri, is_folder
 from sweep.directory import create_ledger, latest_driver, open_ledger
 from sweep.errors import CommandError
-from sweep.facts import sweep_facts
+from sweep.facts import load_data, sweep_facts
 from sweep.files import NO_ROOM
 from sweep.functions import check_sources, pickled_functions
 from sweep.halt import Halt, Interrupted, Leave, say, told
@@ -35,7 +35,7 @@ from sweep.secrecy import check_tracking
 from sweep.storechecks import check_store, collect, own_place
 from sweep.study import Ledger
 from sweep.trial import Shared, TrialActor
-from trainers.data import Dataset, load_dataset
+from trainers.data import Dataset
 
 _WORKER_LOSSES = 3  # how often a trial whose worker died is taken up again
 
@@ -180,17 +180,6 @@ def _same_data(ledger: Ledger, manual_dir: Path | None) -> Dataset:
             f"the data set must be the one of the launch, {digest}, but it is {dataset.digest}"
         )
     return dataset
-
-
-def load_data(config: SweepConfig, manual_dir: Path | None) -> Dataset:
-    """The data set that a config names."""
-    return load_dataset(
-        config.data.dataset,
-        validation_examples=config.data.validation_examples,
-        validation_split=config.data.validation_split,
-        train_examples=config.data.train_examples,
-        manual_dir=manual_dir,
-    )
 
 
 class Tend(tune.Callback):

@@ -1,4 +1,4 @@
-"""What a sweep ran with: who, where, which code, which versions."""
+"""What a sweep runs with: its data, and by whom, where, with which code, which versions."""
 
 import contextlib
 import getpass
@@ -10,10 +10,21 @@ from importlib.metadata import version
 from pathlib import Path
 
 from search_spaces import SweepConfig, config_sha256
-from trainers.data import Dataset
+from trainers.data import Dataset, load_dataset
 
 _PACKAGES = ("jax", "jaxlib", "optax", "numpy", "ray", "optuna", "mlflow")
 _GIB = 1024**3
+
+
+def load_data(config: SweepConfig, manual_dir: Path | None) -> Dataset:
+    """The data set that a config names."""
+    return load_dataset(
+        config.data.dataset,
+        validation_examples=config.data.validation_examples,
+        validation_split=config.data.validation_split,
+        train_examples=config.data.train_examples,
+        manual_dir=manual_dir,
+    )
 
 
 def sweep_facts(config: SweepConfig, dataset: Dataset) -> dict[str, str]:

@@ -23,6 +23,7 @@ _ANSWER_S = 1.0  # soon enough for who waits, late enough for an echo
 _ECHO_S = 0.3  # `timeout` sends a signal to the process, and once more to its group
 _CLEANING_S = 4.0
 _AGAIN_S = 0.01
+fleeting: set[Path] = set()  # files that are not to outlive this process
 _SAID = {
     "pause": "paused: no new trials are started, and running ones train to their end",
     "stop": "stopped: no new trials are started, and running ones train to their end",
@@ -133,6 +134,9 @@ def _end_in(seconds: float, exit_code: int) -> None:
 
 def _end(text: str, exit_code: int) -> NoReturn:
     """End the process here and now; a display that is cut off has hidden the cursor."""
+    for path in fleeting:
+        with contextlib.suppress(OSError):
+            path.unlink()
     say(text)
     with contextlib.suppress(OSError):
         if os.isatty(2):  # where sys.stderr belongs to that display

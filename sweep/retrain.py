@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from search_spaces import SweepConfig, config_to_yaml, is_concrete, sample_space
-from sweep.driver import load_data
 from sweep.errors import CommandError
 from sweep.export import TrainedModel, check_target, write_model
+from sweep.facts import load_data
 from trainers.devices import claim
 from trainers.schedules import learning_rate_curve, steps_per_epoch
 

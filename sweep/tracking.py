@@ -9,9 +9,12 @@ come is read back from the runs themselves, so nothing kept here can disagree wi
 
 import contextlib
 import logging
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweep import delivery, projection, shipping
@@ -25,11 +28,13 @@ from sweep.projection import RUN_STATUS, Point
 from sweep.records import SweepRecord, TrialRecord
 from sweep.results import shown_state, trial_name
 from trainers.crashes import reach
+from trainers.files import remove_leftovers, sync_directory, temporary_for
 
 if TYPE_CHECKING:  # MLflow reads its environment when it is imported, so open_client() does it
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+_POOL = "MLFLOW_SQLALCHEMYSTORE_POOLCLASS"
 DESCRIPTION_S = 10.0  # between two descriptions of a sweep that runs
 # Without it the UI opens an experiment on its pages for language models.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -40,11 +45,12 @@ def connect(sweep: SweepRecord) -> Destination:
     uri = sweep.tracking_uri
     if lost := delivery.lost_records(sweep.directory, uri):
         raise CommandError(lost, exit_code=5)
-    client = open_client(uri)
     with contextlib.ExitStack() as stack:
-        if uri.startswith("sqlite:///"):  # its first opening creates the tables: one at a time
+        if uri.startswith("sqlite:////"):  # its first opening creates the tables: one at a time
             database = delivery.sqlite_path(uri)
             stack.enter_context(locked(database.with_name(database.name + ".lock")))
+            make_store(database)
+        client = open_client(uri)
         experiment_id = open_experiment(client, sweep)
     runs = find_runs(client, experiment_id, sweep.facts["sweep_id"])
     parent = runs.pop(None, None) or create_parent(client, experiment_id, sweep)
@@ -53,6 +59,30 @@ def connect(sweep: SweepRecord) -> Destination:
     held = Parent(parent.info.run_id, parent.info.status, parent.data.tags, parent.data.params)
     trials = {number: held_of(run) for number, run in runs.items() if number is not None}
     return Destination(client, experiment_id, held, trials)
+
+
+def make_store(database: Path) -> None:
+    """Make the tables of a SQLite store that does not exist, all or none; its lock must be held.
+
+    MLflow makes them step by step, and never goes on where it was killed in between.
+    """
+    remove_leftovers(database)
+    if database.exists():
+        return
+    with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
+        new = Path(folder) / database.name
+        os.environ[_POOL] = "NullPool"  # so that no connection to it stays open
+        open_client(f"sqlite:///{new}").search_experiments(max_results=1)
+        del os.environ[_POOL]
+        with temporary_for(database) as file:
+            file.write(new.read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
+            reach("make store")
+            with contextlib.suppress(FileExistsError):  # another program has been faster
+                os.link(file.name, database)
+    sync_directory(database.parent)
+    reach("made store")
 
 
 def open_client(uri: str) -> "MlflowClient":

@@ -52,7 +52,7 @@ def serve(sweeps_dir: Path, directory: Path | None, port: int, *, browser: bool 
         raise CommandError(lost, exit_code=5)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)  # ends the server, too
-    database = sqlite_path(uri.partition("?")[0])
+    database = sqlite_path(uri)
     with contextlib.suppress(KeyboardInterrupt), _only_one(database) as place:
         if place is None:
             address = _running(database)
@@ -128,6 +128,12 @@ def _server(
     say("starting the MLflow server; that takes some seconds")
     place.write(f"{port}\n".encode())
     place.flush()
+    lock = database.with_name(database.name + ".lock")
+    if not database.exists():
+        from sweep.tracking import make_store  # imports MLflow
+
+        with locked(lock, patience_s=_START_S):
+            make_store(database)
     with _log_file(database).open("wb") as log:
         server = subprocess.Popen(
             [
@@ -142,7 +148,7 @@ def _server(
     address = f"http://127.0.0.1:{port}"
     try:
         # Two that make a store's tables at once break them; the shipper takes this lock, too.
-        with locked(database.with_name(database.name + ".lock"), patience_s=_START_S):
+        with locked(lock, patience_s=_START_S):
             _await(address, server, database)
         yield address, server
     finally:

@@ -330,7 +330,7 @@ from pathlib import Path
 from trainers.devices import claim
 claim(num_cpus=1, gpu_share=0)
 from sweep.directory import read_sweep
-from sweep.driver import load_data
+from sweep.facts import load_data
 from trainers.runs import fit_point
 from trainers.training import Settings, on_device
 sweep, trials = read_sweep(Path(sys.argv[1]))

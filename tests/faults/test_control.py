@@ -9,8 +9,7 @@ import pytest
 
 from search_spaces import parse_config, planned_steps
 from sweep.directory import create_ledger
-from sweep.driver import load_data
-from sweep.facts import sweep_facts
+from sweep.facts import load_data, sweep_facts
 from sweep.halt import send
 from tests.faults.harness import (
     Command,

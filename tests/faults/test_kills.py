@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import signal
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,22 @@ def test_a_driver_killed_at_random_instants(tmp_path: Path):
             assert_nothing_lost(here, incidents=len(hits))
         left, cut = left - len(hits), cut + sum(hits)
     assert cut >= count(1, 26), "too few kills cut a trial that had reports"
+
+
+@pytest.mark.parametrize("seed", range(count(1, 5)))
+def test_all_are_killed_while_the_database_is_made(tmp_path: Path, seed: int):
+    """MLflow makes its tables step by step, and does not go on where it was killed in between."""
+    dice = random.Random(seed)
+    with site(tmp_path / "site", images=128, epochs=2, trials=2, at_once=1) as here:
+        # Where the shipper makes it, before it takes its place.
+        command = here.start(TMPDIR=str(tmp_path), RAY_TMPDIR=tempfile.gettempdir())
+        until(lambda: list(tmp_path.glob("sweep-*/mlflow.db")), command.output)
+        with contextlib.suppress(TimeoutError):
+            command.wait_for(dice.uniform(0, 1))
+        here.end_processes()
+        assert not (here.folder / "sweeps" / "mlflow.db").exists()
+        here.run()
+        assert_nothing_lost(here)
 
 
 class _Instant:

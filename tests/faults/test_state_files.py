@@ -51,8 +51,7 @@ def build(directory: Path, tracking_uri: str) -> None:
 
     claim(num_cpus=1, gpu_share=0)
     from search_spaces import load_config, planned_steps
-    from sweep.driver import load_data
-    from sweep.facts import sweep_facts
+    from sweep.facts import load_data, sweep_facts
 
     config = load_config(directory.parent.parent / "faults.yaml")
     data = load_data(config, None)

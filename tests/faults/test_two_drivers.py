@@ -15,8 +15,7 @@ import pytest
 
 from search_spaces import load_config, planned_steps
 from sweep.directory import create_ledger
-from sweep.driver import load_data
-from sweep.facts import sweep_facts
+from sweep.facts import load_data, sweep_facts
 from sweep.lease import STALE_S, current_holder
 from tests.faults.counts import count
 from tests.faults.harness import SWEEP, Command, Site, assert_nothing_lost, site, until
