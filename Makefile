@@ -14,7 +14,7 @@ quickstart: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest $(AT_ONCE) $(ARGS)
 
-# The fault tests with all their counts; hours.
+# The fault tests with all their counts; more than an hour.
 faults: .venv/installed
 	SWEEP_FAULTS=full $(BIN)/python -m pytest $(AT_ONCE) tests/faults $(ARGS)
 

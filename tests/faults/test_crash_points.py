@@ -66,6 +66,7 @@ LEDGER = (
 # Tune starts another process for the trial.
 TRIAL = ("checkpoint", "checkpoint written@2", "checkpoint set aside@2", "checkpoint replaced")
 SHIPPER = (
+    *("make store", "made store"),
     *("create experiment", "created experiment", "create parent run", "created parent run"),
     *("log dataset", "logged dataset", "create trial run", "created trial run", "log batch"),
     *("logged batch", "upload", "uploaded", "end trial run", "ended trial run"),
@@ -76,6 +77,7 @@ SHIPPER = (
 )
 # Behind what there is but one of.
 ONCE = (
+    "made store",
     *("created experiment", "created parent run", "logged dataset", "ended parent run"),
     *("replaced status.json", "tagged"),
 )
