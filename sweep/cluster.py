@@ -19,7 +19,7 @@ from ray.tune.execution import class_cache
 
 from sweep.access import check_access, refuse_password
 from sweep.errors import CommandError
-from sweep.halt import Interrupted, heard, say, unwrapped
+from sweep.halt import Interrupted, at_last, heard, say, unwrapped
 from sweep.slots import this_machine
 
 # Read by Ray when it starts. A process without a GPU share must see no GPU; Tune's own loggers and
@@ -47,18 +47,19 @@ def connected(address: str | None, *, insecure: bool = False) -> Iterator[None]:
     os.environ.update(_RAY_ENVIRONMENT)
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_SECRETS_SENT)
     started: list[subprocess.Popen] = []
-    try:
-        _connect(chosen(address), started, insecure=insecure)
-        with unwrapped():
-            yield
-    except Interrupted:
-        _kill(started)
-        raise
-    except BaseException:
+    with at_last(lambda: _kill(started)):
+        try:
+            with unwrapped():
+                _connect(chosen(address), started, insecure=insecure)
+                yield
+        except Interrupted:
+            _kill(started)
+            raise
+        except BaseException:
+            disconnect()
+            _kill(started)  # what a start that failed has left
+            raise
         disconnect()
-        _kill(started)  # what a start that failed has left
-        raise
-    disconnect()
 
 
 def _connect(address: str, started: list[subprocess.Popen], *, insecure: bool) -> None:
@@ -70,8 +71,7 @@ def _connect(address: str, started: list[subprocess.Popen], *, insecure: bool) -
             address = found_address(address)
             knock(address)
             check_access(address, insecure=insecure, warn=say)
-        heeded = heard(lambda: _kill(started))
-        with unwrapped(), heeded, _left_to_us(started), _few_processes(), alone:
+        with unwrapped(), heard(), _left_to_us(started), _few_processes(), alone:
             _heed_environment()
             ray.init(
                 address=address,

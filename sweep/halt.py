@@ -23,7 +23,7 @@ _ANSWER_S = 1.0  # soon enough for who waits, late enough for an echo
 _ECHO_S = 0.3  # `timeout` sends a signal to the process, and once more to its group
 _CLEANING_S = 4.0
 _AGAIN_S = 0.01
-fleeting: set[Path] = set()  # files that are not to outlive this process
+_last: list[Callable[[], None]] = []
 _SAID = {
     "pause": "paused: no new trials are started, and running ones train to their end",
     "stop": "stopped: no new trials are started, and running ones train to their end",
@@ -74,10 +74,20 @@ def unwrapped() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def heard(last: Callable[[], None]) -> Iterator[None]:
+def at_last(action: Callable[[], None]) -> Iterator[None]:
+    """Within it `action` is called if the process is ended at once, in another thread."""
+    _last.append(action)
+    try:
+        yield
+    finally:
+        _last.remove(action)
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[None]:
     """Around compiled code that hears no signal for long: one ends the process nevertheless.
 
-    It does so after 20 s, or at once if another comes; `last` is called then, in another thread.
+    It does so after 20 s, or at once if another comes.
     """
     ours, its = socket.socketpair()
     its.setblocking(False)
@@ -94,7 +104,6 @@ def heard(last: Callable[[], None]) -> Iterator[None]:
             with contextlib.suppress(TimeoutError):
                 _number(ours)
             if not over.is_set():
-                last()
                 _end("stopped at once", 128 + number)
 
     before = signal.set_wakeup_fd(its.fileno())
@@ -134,9 +143,9 @@ def _end_in(seconds: float, exit_code: int) -> None:
 
 def _end(text: str, exit_code: int) -> NoReturn:
     """End the process here and now; a display that is cut off has hidden the cursor."""
-    for path in fleeting:
+    for action in list(_last):
         with contextlib.suppress(OSError):
-            path.unlink()
+            action()
     say(text)
     with contextlib.suppress(OSError):
         if os.isatty(2):  # where sys.stderr belongs to that display

@@ -21,7 +21,7 @@ from optuna.exceptions import DuplicatedStudyError
 
 from sweep.commands import command_for, folder_option
 from sweep.errors import CommandError
-from sweep.halt import fleeting
+from sweep.halt import at_last
 from sweep.lease import current_holder, is_claimed, own_record, read_holder, refusal
 from trainers.crashes import reach
 
@@ -38,8 +38,7 @@ def launching(directory: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     while (file := _locked(path)) is None:
         pass  # the one who had it has just removed it
-    with file:
-        fleeting.add(path)
+    with file, at_last(lambda: path.unlink(missing_ok=True)):
         try:
             if holder := current_holder(directory):
                 raise refusal(directory, str(holder), stale=holder.stale)
@@ -53,7 +52,6 @@ def launching(directory: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
-            fleeting.discard(path)
             if new:
                 with contextlib.suppress(OSError):  # it holds the sweep, or another
                     path.parent.rmdir()

@@ -242,7 +242,9 @@ def test_an_epoch_that_takes_too_long(tmp_path: Path) -> None:
         wait_for(lambda: trains(here) and len(training(here)) == here.at_once, command)
         for pid in training(here):
             os.kill(pid, signal.SIGSTOP)
-        time.sleep(1)  # what they had done is recorded
+        seen = -1
+        while seen != (seen := here.recorded()):  # until all that they had done is recorded
+            time.sleep(3)
         before = {trial.number: len(trial.reports) for trial in here.read()[1]}
         sent = interrupt(command, "ctrl-c")
         output = assert_ends(here, command, "ctrl-c", sent, ONCE_S)
