@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from pyarrow import fs
 
+from sweep.files import NO_ROOM
 from sweep.halt import Halt, Leave, told
 from sweep.search import LedgerScheduler
 from sweep.stores import Store, StoreError, fetch, held, keep, probe
-from sweep.trial import FULL, Shared, TrialActor
+from sweep.trial import Shared, TrialActor
 from trainers.files import previous_path
 
 
@@ -63,7 +64,7 @@ def test_a_state_that_is_gone_from_a_store_is_no_fault_of_its_trial(tmp_path: Pa
     with pytest.raises(StoreError, match="No such file or directory") as caught:
         probe(store, "state")
     assert isinstance(caught.value.__cause__, FileNotFoundError)
-    assert caught.value.errno in FULL
+    assert caught.value.errno in NO_ROOM
 
 
 def test_a_store_keeps_and_gives_back_the_last_two_states(tmp_path: Path) -> None:
