@@ -23,7 +23,7 @@ _ANSWER_S = 1.0  # soon enough for who waits, late enough for an echo
 _ECHO_S = 0.3  # `timeout` sends a signal to the process, and once more to its group
 _CLEANING_S = 4.0
 _AGAIN_S = 0.01
-_last: list[Callable[[], None]] = []
+_last: list[Callable[[], None]] = []  # see at_last()
 _SAID = {
     "pause": "paused: no new trials are started, and running ones train to their end",
     "stop": "stopped: no new trials are started, and running ones train to their end",

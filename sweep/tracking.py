@@ -71,9 +71,14 @@ def make_store(database: Path) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
         new = Path(folder) / database.name
+        before = os.environ.pop(_POOL, None)
         os.environ[_POOL] = "NullPool"  # so that no connection to it stays open
-        open_client(f"sqlite:///{new}").search_experiments(max_results=1)
-        del os.environ[_POOL]
+        try:
+            open_client(f"sqlite:///{new}").search_experiments(max_results=1)
+        finally:
+            del os.environ[_POOL]
+            if before is not None:
+                os.environ[_POOL] = before
         with temporary_for(database) as file:
             file.write(new.read_bytes())
             file.flush()
