@@ -18,7 +18,7 @@ pytestmark = [
 FIELDS = {"images": 256, "epochs": 6, "algorithm": "tpe", "trials": 14, "pruning": "asha"}
 LAUNCH = ("launch", "faults.yaml", "--set", "resources.max_concurrent=1")
 FIRST_MODELLED = 10  # TPE draws that many at random before
-KILLS = 3
+KILLS = count(2, 3)
 
 
 def facts(here: Site) -> list[tuple[Any, ...]]:

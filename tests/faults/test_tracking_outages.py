@@ -52,8 +52,8 @@ def in_trouble(here: Site) -> bool:
 
 
 @contextmanager
-def endless(folder: Path, port: int) -> Iterator[Site]:
-    with site(folder, f"http://127.0.0.1:{port}", **ENDLESS) as here:
+def endless(folder: Path, port: int, at_once: int) -> Iterator[Site]:
+    with site(folder, f"http://127.0.0.1:{port}", at_once=at_once, **ENDLESS) as here:
         path = os.pathsep.join(filter(None, (RESTING["PYTHONPATH"], os.environ.get("PYTHONPATH"))))
         here.environment |= RESTING | {"PYTHONPATH": path}
         yield here
@@ -69,8 +69,8 @@ def test_outages_of_the_server(time_over: int, tmp_path: Path) -> None:
     port = free_port()
     with (
         ExitStack() as server,
-        endless(tmp_path / "first", port) as first,
-        endless(tmp_path / "second", port) as second,
+        endless(tmp_path / "first", port, 2) as first,
+        endless(tmp_path / "second", port, count(1, 2)) as second,
     ):
 
         @contextmanager
