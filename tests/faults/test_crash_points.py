@@ -213,16 +213,18 @@ def test_a_launch_of_its_own_that_dies_in_the_making(
 def test_a_driver_dies_at_each_place(tmp_path: Path) -> None:
     """One sweep: it dies at each place, and the next gets further.
 
-    So do trials and shippers on the way. In full, the resume dies too, and two trials run at a time.
+    So do trials and shippers on the way. In full the resume dies too, at each of the ledger's
+    lines as well, and two trials run at once.
     """
+    places = [place for place in DRIVER if count(0, 1) or "journal" not in place]
     with site(tmp_path / "site", trials=8, at_once=count(1, 2), **TINY) as here:
         others = (*TRIAL, "created trial run", "logged batch@2")
-        for place in DRIVER:
+        for place in places:
             for _ in range(count(1, 2)):
                 crash(here, place, *others)
         here.run(SWEEP_CRASH_AT=",".join(others))
         assert [other for other in others if not mark(here, other).exists()] == []
-        assert_nothing_lost(here, incidents=count(1, 2) * len(DRIVER) + len(TRIAL))
+        assert_nothing_lost(here, incidents=count(1, 2) * len(places) + len(TRIAL))
 
 
 @pytest.mark.parametrize("times", [1, 2][: count(0, 2)])

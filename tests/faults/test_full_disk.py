@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
 ]
 SIZE = 64 << 20
-FIELDS: dict[str, Any] = {"images": 256, "epochs": 40, "trials": 6}
+FIELDS: dict[str, Any] = {"images": 256, "epochs": 40, "trials": 6, "at_once": count(1, 2)}
 
 
 @pytest.fixture
