@@ -37,7 +37,7 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 ONCE_S, TWICE_S = 30, 5  # as promised
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
-LONG: dict[str, Any] = {"images": 256, "epochs": 200, "trials": 3}
+LONG: dict[str, Any] = {"images": 256, "epochs": 200, "trials": 3, "at_once": count(1, 2)}
 TINY: dict[str, Any] = {"images": 128, "epochs": 2, "trials": 2, "at_once": 1}
 HOW = ("ctrl-c", "sigterm", "group")
 
