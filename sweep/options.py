@@ -5,6 +5,8 @@ import json
 import os
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -127,6 +129,15 @@ def fitted(text: str, stream: TextIO) -> str:
         drop_whitespace=True,
     )
     return "\n".join("\n".join(wrap(line)) for line in text.split("\n"))
+
+
+@contextmanager
+def readers_may_leave() -> Iterator[None]:
+    """Around output whose reader may be gone: the exit code stays that of the work."""
+    try:
+        yield
+    except OSError:
+        write_nowhere()
 
 
 def write_nowhere() -> None:

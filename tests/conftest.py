@@ -11,7 +11,8 @@ from tests.missing import missing
 COSTLY = (
     *("test_launch", "test_docs", "test_crash_points", "test_cluster", "test_tracking_outages"),
     *("test_benchmarks", "test_signals", "test_control", "test_kills", "test_two_drivers"),
-    *("test_pruning_across_kills", "test_the_tests", "test_nodes", "test_full_disk"),
+    *("test_crash_children", "test_pruning_across_kills", "test_the_tests", "test_nodes"),
+    *("test_full_disk", "test_signals_afterwards"),
 )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.sweep.test_cli import environment
+from tests.commands import environment
 from tests.tracking_server import free_port
 
 ROOT = Path(__file__).parents[1]

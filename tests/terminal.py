@@ -12,7 +12,7 @@ import time
 import uuid
 from pathlib import Path
 
-from tests.sweep.test_cli import SWEEP, environment
+from tests.commands import SWEEP, environment
 
 
 def shown(folder: Path, *arguments: object, width: int, **variables: object) -> str:

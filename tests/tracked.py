@@ -3,7 +3,7 @@
 import hashlib
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mlflow import MlflowClient
@@ -166,3 +166,29 @@ def make_ledger(directory: Path, uri: str, state: str = "running") -> None:
             ledger.record(number, report_of(curve, epoch))
     ledger.end(0, "complete", "")
     ledger.set_state(state)
+
+
+class Shown(NamedTuple):
+    name: str
+    status: str
+    times: tuple[int, int | None]
+    parameters: dict[str, str]
+    tags: dict[str, str]
+    points: dict[str, list[tuple[int, float, int]]]
+    artifacts: list[str]
+
+
+def picture(sweep: SweepRecord) -> dict[int | None, Shown]:
+    """All that the server holds of a sweep, but for the ids of its runs."""
+    return {
+        number: Shown(
+            run.info.run_name or "",
+            run.info.status,
+            (run.info.start_time, run.info.end_time),
+            run.data.params,
+            {key: v for key, v in run.data.tags.items() if key != "mlflow.parentRunId"},
+            {key: history(sweep, run, key) for key in run.data.metrics},
+            sorted(artifacts(sweep, run)),
+        )
+        for number, run in runs_of(sweep).items()
+    }

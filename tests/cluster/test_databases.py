@@ -15,6 +15,7 @@ from sweep.directory import open_ledger, read_header
 from sweep.driver import driven
 from sweep.errors import CommandError
 from tests.cluster.servers import Postgres, postgres
+from tests.sweep.ledgers import create, report
 from tests.sweep.test_lease import (  # noqa: F401  collected here with the database below
     test_a_study_in_a_database_is_driven_from_one_copy_of_the_directory,
     test_a_study_that_was_ever_run_makes_way_for_none,
@@ -25,7 +26,6 @@ from tests.sweep.test_storage import (  # noqa: F401
     test_a_study_of_others_makes_way_for_none,
     test_every_write_of_a_driver_that_was_taken_over_from_is_refused,
 )
-from tests.sweep.test_study import create, report
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.heads import BIN, Head, ask, ray_head
+from tests.commands import refused
 from tests.faults.harness import Site, assert_nothing_lost, site, until
-from tests.sweep.test_cli import refused
 
 pytestmark = [
     pytest.mark.slow,

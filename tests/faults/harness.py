@@ -14,7 +14,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,9 +127,7 @@ class Site:
 
     def end_processes(self) -> None:
         """Kill what runs of this sweep, and wait for what was started here."""
-        for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        signalled(self.processes(), signal.SIGKILL)
         for command in self.commands:
             command.wait(30)
 
@@ -361,6 +359,13 @@ def assert_trains_to_the_same(site: Site, trials: list[TrialRecord]) -> None:
             for row in json.loads(line)
         ]
         assert [[report[key] for key in keys] for report in trial.reports] == expected
+
+
+def signalled(pids: Iterable[int], number: int) -> None:
+    """Send a signal to those that still run."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from tests.faults.counts import count
-from tests.trainers.test_training import DATASET, STEPS, Run, run
+from tests.trainers.small_runs import DATASET, STEPS, Run, run
 from trainers.checkpoints import (
     Checkpoint,
     CheckpointError,

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.commands import SWEEP, environment
 from tests.faults.counts import count
 from tests.faults.hostile import CALL, CONSTANT, HEAVIEST, KINDS, MAY_BE_SOUND, SOUND, hostile
-from tests.sweep.test_cli import SWEEP, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(count(1200, 7200))]
 SECONDS, MEBIBYTES = 2, 256

@@ -18,7 +18,7 @@ import pytest
 
 from sweep.records import TrialRecord
 from tests.faults.counts import count
-from tests.faults.harness import Command, Site, assert_nothing_lost, site, until
+from tests.faults.harness import Command, Site, assert_nothing_lost, signalled, site, until
 
 pytestmark = [
     pytest.mark.slow,
@@ -65,9 +65,7 @@ class Nodes(NamedTuple):
 
     def signal(self, index: int, number: int) -> list[int]:
         pids = self.processes(index)
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+        signalled(pids, number)
         return pids
 
 
@@ -159,8 +157,6 @@ def test_the_trials_of_a_lost_node_go_on_elsewhere(seed: int, tmp_path: Path) ->
             frozen = struck(here, nodes, command, 1, signal.SIGSTOP)
             accepted |= here.accepted()
             wait_for_others(here, command, frozen)
-            for pid in frozen:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
+            signalled(frozen, signal.SIGCONT)
             assert command.wait() == 0, command.output()
         assert_nothing_lost(here, accepted, incidents=2, thawed=True)

@@ -1,31 +1,34 @@
-"""Ctrl-C and SIGTERM, in every phase of a command: it ends soon, with its code, and cleanly."""
+"""Ctrl-C and SIGTERM in training and in start-up: a command ends soon, with its code, cleanly."""
 
-import contextlib
 import itertools
-import os
-import pty
 import random
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from tests.faults.counts import count
-from tests.faults.harness import (
-    SWEEP,
-    Command,
-    Site,
-    assert_nothing_lost,
-    projected,
-    site,
-    until,
+from tests.faults.harness import Command, Site, assert_nothing_lost, projected, signalled, site
+from tests.faults.interruptions import (
+    HIDE_CURSOR,
+    HOW,
+    ONCE_S,
+    SHOW_CURSOR,
+    TINY,
+    TWICE_S,
+    Terminal,
+    assert_ends,
+    interrupt,
+    interrupt_again,
+    runs,
+    started,
+    wait_for,
 )
 from tests.faults.test_kills import training
 
@@ -35,124 +38,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
 ]
 ROOT = Path(__file__).parents[2]
-ONCE_S, TWICE_S = 30, 5  # as promised
-SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 LONG: dict[str, Any] = {"images": 256, "epochs": 200, "trials": 3, "at_once": count(1, 2)}
-TINY: dict[str, Any] = {"images": 128, "epochs": 2, "trials": 2, "at_once": 1}
-HOW = ("ctrl-c", "sigterm", "group")
-
-
-class Terminal:
-    """A `sweep` command in the foreground of a terminal of its own."""
-
-    def __init__(self, here: Site, *arguments: str, **variables: str):
-        self._keyboard, its = pty.openpty()
-        self._log = here.folder / f"{len(list(here.folder.glob('*.log'))):03}.log"
-        self.process = subprocess.Popen(
-            ["setsid", "--ctty", SWEEP, *arguments],
-            cwd=here.folder,
-            env=os.environ | here.environment | {"TERM": "xterm-256color"} | variables,
-            stdin=its,
-            stdout=its,
-            stderr=its,
-        )
-        os.close(its)
-        with self._log.open("wb") as log:
-            self._reader = subprocess.Popen(
-                ["cat"], stdin=self._keyboard, stdout=log, stderr=subprocess.DEVNULL
-            )
-
-    def press_ctrl_c(self) -> None:
-        os.write(self._keyboard, b"\x03")
-
-    def wait(self, seconds: float = 280) -> int:
-        code = self.process.wait(seconds)
-        os.close(self._keyboard)
-        self._reader.wait(30)  # until nobody holds the terminal
-        return code
-
-    def output(self) -> str:
-        return self._log.read_text()
-
-
-def started(here: Site, how: str, *arguments: str, **variables: str) -> Command | Terminal:
-    """A command that can be interrupted in this way; without arguments launch or resume."""
-    if how != "ctrl-c":
-        return here.start(*arguments, **variables)
-    begun = (here.directory / "sweep.json").exists()
-    due = ("resume", "faults") if begun else ("launch", "faults.yaml")
-    return Terminal(here, *(arguments or due), **variables)
-
-
-def interrupt(command: Command | Terminal, how: str) -> float:
-    """The time at which it is sent."""
-    sent = time.monotonic()
-    if how == "ctrl-c":
-        assert isinstance(command, Terminal)
-        command.press_ctrl_c()
-        return sent
-    command.process.terminate()
-    if how == "group":  # as `timeout` does it
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(command.process.pid, signal.SIGTERM)
-    return sent
-
-
-def interrupt_again(command: Command | Terminal, how: str) -> float:
-    """Interrupt it once more when it has answered, if it still runs then."""
-
-    def answered() -> bool:
-        return "once more: at once" in command.output() or command.process.poll() is not None
-
-    until(answered, command.output)
-    time.sleep(0.4)  # sooner a SIGTERM counts as the same one
-    return interrupt(command, how)
-
-
-def wait_for(condition: Callable[[], object], command: Command | Terminal) -> None:
-    """Wait until a condition holds, which must be before the command ends."""
-
-    def over() -> bool:
-        return bool(condition()) or command.process.poll() is not None
-
-    until(over, command.output, 280)
-    assert condition(), command.output()
-
-
-def assert_ends(
-    here: Site, command: Command | Terminal, how: str, sent: float, within: float
-) -> str:
-    """In that time since the signal it has ended with its code, and nothing of it runs on."""
-    code = command.wait(max(sent + within - time.monotonic(), 0.01))
-    output = command.output()
-    assert code == (130 if how == "ctrl-c" else 143), output
-    assert "Traceback" not in output
-    assert "*** SIG" not in output  # the stack that Ray dumps
-    until(lambda: not here.processes(), here.processes, max(sent + within - time.monotonic(), 1))
-    assert partial_files(here) == []
-    return output
-
-
-def partial_files(here: Site) -> list[Path]:
-    """What is half written, or was to be gone with its process."""
-    files = [path for path in here.folder.rglob("*") if path.is_file()]
-    return [path for path in files if path.suffix == ".part" or path.name.startswith(".")]
 
 
 def trains(here: Site) -> bool:
     return here.recorded() > 0
-
-
-def runs(here: Site, name: str) -> bool:
-    """Whether a process with that in its command line belongs to the site."""
-    found = False
-    for pid in here.processes():
-        with contextlib.suppress(OSError):  # it has just ended
-            found |= name in Path(f"/proc/{pid}/cmdline").read_text()
-    return found
-
-
-# Training
 
 
 def test_each_after_the_other(tmp_path: Path) -> None:
@@ -229,7 +119,7 @@ def test_at_a_random_instant_since_the_start(tmp_path: Path, seed: int) -> None:
         sent = interrupt(command, how)
         if twice:
             sent = interrupt_again(command, how)
-        assert_ends(here, command, how, sent, TWICE_S if twice else ONCE_S)
+        assert_ends(here, command, how, sent, TWICE_S if twice else ONCE_S, connecting=True)
         here.run()
         assert_nothing_lost(here, accepted, incidents=twice)
 
@@ -240,8 +130,7 @@ def test_an_epoch_that_takes_too_long(tmp_path: Path) -> None:
     with site(tmp_path, **LONG) as here:
         command = started(here, "ctrl-c")
         wait_for(lambda: trains(here) and len(training(here)) == here.at_once, command)
-        for pid in training(here):
-            os.kill(pid, signal.SIGSTOP)
+        freeze(here)
         seen = -1
         while seen != (seen := here.recorded()):  # until all that they had done is recorded
             time.sleep(3)
@@ -253,6 +142,17 @@ def test_an_epoch_that_takes_too_long(tmp_path: Path) -> None:
         assert {trial.number: len(trial.reports) for trial in here.read()[1]} == before
         here.run()
         assert_nothing_lost(here, incidents=1)
+
+
+def freeze(here: Site) -> None:
+    """Stop the processes that train, where none of them is writing a checkpoint."""
+    while True:
+        signalled(training(here), signal.SIGSTOP)
+        time.sleep(0.1)
+        if not list(here.directory.rglob("*.part")):
+            return
+        signalled(training(here), signal.SIGCONT)
+        time.sleep(0.01)
 
 
 # Start-up
@@ -339,96 +239,3 @@ def test_a_cluster_that_never_answers(tmp_path: Path, how: str, times: int) -> N
         assert "in 20 s at the latest; once more: at once" in output
         assert output.rfind(SHOW_CURSOR) >= output.rfind(HIDE_CURSOR)
         assert not here.directory.exists()
-
-
-# After the search
-
-
-class Undelivered(NamedTuple):
-    """A sweep whose tracking server takes requests and never answers."""
-
-    here: Site
-    output: str  # of its launch, which was interrupted while it delivered
-
-
-@pytest.fixture(scope="module")
-def undelivered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undelivered]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
-        with site(tmp_path_factory.mktemp("undelivered"), uri, **TINY) as here:
-            command = started(here, "sigterm")
-            ledger = here.directory / "study.journal"
-            wait_for(lambda: ledger.exists() and here.read()[0].state == "finished", command)
-            sent = interrupt(command, "sigterm")
-            yield Undelivered(here, assert_ends(here, command, "sigterm", sent, ONCE_S))
-
-
-def test_the_last_delivery(undelivered: Undelivered) -> None:
-    here, output = undelivered
-    assert here.read()[0].state == "finished"
-    assert (here.directory / "best.yaml").exists()
-    assert re.search("delivering to MLflow for 5 s more; once more: at once", output)
-    assert re.search("winner +trial [01]", output)
-    assert re.search("deliver +sweep sync faults", output)
-
-
-DELIVERIES = [("sync", "sigterm"), ("resume", "ctrl-c")]
-DELIVERIES += [("sync", "ctrl-c"), ("sync", "group"), ("resume", "sigterm"), ("resume", "group")]
-
-
-@pytest.mark.parametrize(("word", "how"), DELIVERIES[: count(2, 6)])
-def test_a_delivery_that_is_all_there_is_to_do(
-    undelivered: Undelivered, word: str, how: str
-) -> None:
-    here = undelivered.here
-    command = started(here, how, word, "faults")
-    wait_for(lambda: runs(here, "sweep.tracking"), command)
-    sent = interrupt(command, how)
-    if word == "resume":
-        sent = interrupt_again(command, how)
-    assert_ends(here, command, how, sent, TWICE_S)
-    assert here.read()[0].state == "finished"
-
-
-def catches(pid: int, number: int) -> bool:
-    """Whether a process has a handler of its own for this signal."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return bool(int(re.findall(r"SigCgt:\s*(\w+)", status)[0], 16) >> (number - 1) & 1)
-
-
-@pytest.mark.parametrize("seed", range(count(1, 20)))
-def test_an_export_writes_all_or_nothing(undelivered: Undelivered, seed: int) -> None:
-    """At the end of the writing, and at random instants; before our code runs it is Python's."""
-    here = undelivered.here
-    how, twice = ("ctrl-c", "sigterm")[seed % 2], seed // 2 % 2 == 1
-    output = here.folder / f"{seed}.yaml"
-    command = Terminal(here, "export", "faults", "-o", output.name)
-    pid = command.process.pid
-    wait_for(lambda: catches(pid, signal.SIGTERM), command)
-    if seed < 4:
-        wait_for(lambda: here.passed()[f"replace {output.name}"], command)
-    else:
-        time.sleep(random.Random(seed).uniform(0, 2))
-    sent = interrupt(command, how)
-    if twice:
-        time.sleep(0.02)
-        sent = interrupt(command, how)
-    code = command.wait(max(sent + TWICE_S - time.monotonic(), 0.01))
-    number = signal.SIGINT if how == "ctrl-c" else signal.SIGTERM
-    # When all is done, a signal ends it as it ends any program.
-    assert code in (0, -number) if output.exists() else code == 128 + number, command.output()
-    assert "Traceback" not in command.output()
-    if output.exists():
-        assert output.read_text() == (here.directory / "best.yaml").read_text()
-    assert partial_files(here) == []
-
-
-@pytest.mark.parametrize("how", HOW[: count(1, 2)])
-def test_training_again(undelivered: Undelivered, how: str) -> None:
-    here = undelivered.here
-    text = (here.directory / "best.yaml").read_text()
-    (here.folder / "long.yaml").write_text(text.replace("num_epochs: 2", "num_epochs: 100000"))
-    command = started(here, how, "train", "long.yaml")
-    wait_for(lambda: "epoch   1" in command.output(), command)
-    sent = interrupt(command, how)
-    assert "stopped" in assert_ends(here, command, how, sent, TWICE_S)

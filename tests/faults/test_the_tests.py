@@ -41,7 +41,7 @@ CRASHES, CHECKPOINTS = f"{FAULTS}/test_crash_points.py", f"{FAULTS}/test_checkpo
         ),
         (
             "find_no_runs",
-            f"{CRASHES}::test_a_shipper_dies_at_each_place[1]",
+            f"{FAULTS}/test_crash_children.py::test_a_shipper_dies_at_each_place[1]",
             r"assert (len\(parents\) == 1|set\(numbers)",
         ),
     ],

@@ -1,6 +1,5 @@
 """Two commands that would drive one sweep: exactly one does, also after the other was frozen."""
 
-import contextlib
 import os
 import re
 import resource
@@ -18,7 +17,7 @@ from sweep.directory import create_ledger
 from sweep.facts import load_data, sweep_facts
 from sweep.lease import STALE_S, current_holder
 from tests.faults.counts import count
-from tests.faults.harness import SWEEP, Command, Site, assert_nothing_lost, site, until
+from tests.faults.harness import SWEEP, Command, Site, assert_nothing_lost, signalled, site, until
 
 pytestmark = [
     pytest.mark.slow,
@@ -174,12 +173,6 @@ def goes_on(here: Site, command: Command) -> None:
     before = here.recorded()
     until(lambda: here.recorded() >= before + 2 or command.process.poll(), command.output)
     assert command.process.poll() is None, command.output()
-
-
-def signalled(pids: list[int], number: int) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
 
 
 def grow_stale(here: Site) -> None:

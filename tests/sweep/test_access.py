@@ -9,17 +9,11 @@ import grpc
 import pytest
 from ray._common.tls_utils import generate_self_signed_tls_certs
 
-from sweep.access import (
-    asks_for_token,
-    check_access,
-    check_token,
-    cluster_token,
-    is_loopback,
-)
+from sweep.access import asks_for_token, check_access, check_token, cluster_token, is_loopback
 from sweep.doctor_services import check_ray
 from sweep.errors import CommandError
 from sweep.secrecy import has_password
-from tests.sweep.test_cli import refused
+from tests.commands import refused
 
 TOKEN = "t0p" * 12
 HERE = "192.0.2.1:6379"  # of a network that documents may use, and nobody else

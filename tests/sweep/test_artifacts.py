@@ -29,18 +29,10 @@ from tests.tracked import (
 )
 
 # MLflow itself uses a SQLAlchemy option that is to go.
-pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('database')}/mlflow.db"
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in delivery.MLFLOW_ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
+pytestmark = [
+    pytest.mark.usefixtures("shipper_environment"),
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
+]
 
 
 def held(sweep: SweepRecord, name: str, folder: Path) -> str:

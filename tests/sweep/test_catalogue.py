@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from search_spaces import parse_config
 from sweep.catalogue import example_curve, find_entries
 from sweep.cli import app
-from tests.sweep.test_cli import modules_of, printed, refused
+from tests.commands import modules_of, printed, refused
 from tests.terminal import colours, plain, shown
 from trainers.schedules import MOMENTA, SCHEDULES, config_keys, learning_rate_curve, momentum_curve
 

@@ -19,8 +19,8 @@ from sweep.directory import read_sweep
 from sweep.errors import CommandError
 from sweep.records import TrialRecord
 from sweep.registry import log_model
+from tests.commands import SWEEP, environment, refused
 from tests.faults.proxy import losing
-from tests.sweep.test_cli import SWEEP, environment, refused
 from tests.tracking_server import free_port, serving
 from trainers.data import load_dataset
 

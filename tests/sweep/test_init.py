@@ -12,8 +12,8 @@ import pytest
 from search_spaces import load_config, preset_path, presets
 from search_spaces.documents import Mark, read_document
 from search_spaces.schema import json_schema
+from tests.commands import SWEEP, environment, printed, refused, run
 from tests.search_spaces.test_loading import ENTRIES, SOUND, faulty
-from tests.sweep.test_cli import SWEEP, environment, printed, refused, run
 
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())
 # A fault of one key by itself; all others are rules that only `sweep check` knows.

@@ -18,7 +18,7 @@ from sweep.directory import create_ledger, read_sweep
 from sweep.errors import CommandError
 from sweep.figures import FIGURES
 from sweep.notebook import Sweep
-from tests.sweep.test_cli import CONFIG, environment
+from tests.commands import CONFIG, environment
 from trainers.schedules import learning_rate_curve
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "notebook.md"

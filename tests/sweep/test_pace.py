@@ -8,7 +8,7 @@ import pytest
 from search_spaces import parse_config
 from sweep.pace import best_so_far, pace_of, worker_records
 from sweep.records import SweepRecord, TrialRecord
-from tests.sweep.test_cli import CONFIG
+from tests.commands import CONFIG
 
 
 def sweep(**search: Any) -> SweepRecord:

@@ -17,17 +17,8 @@ from search_spaces.distributions import contains
 from search_spaces.space import family_parameters
 from sweep.directory import create_ledger
 from sweep.preview import draw_samples
-from tests.sweep.test_cli import (
-    CONCRETE,
-    CONFIG,
-    SWEEP,
-    environment,
-    modules_of,
-    printed,
-    refused,
-    report,
-    run,
-)
+from tests.commands import CONCRETE, CONFIG, SWEEP, environment, modules_of, printed, refused, run
+from tests.sweep.ledgers import report
 from tests.terminal import colours, plain, shown
 
 MIRRORED = """\
@@ -321,7 +312,7 @@ def earlier(folder: Path) -> Path:
     for state, seconds in [("complete", [1, 5]), ("pruned", [3]), ("complete", [4, 2])]:
         number = ledger.ask()
         for epoch, one in enumerate(seconds, start=1):
-            ledger.record(number, report(epoch, 0.5) | {"seconds": one})
+            ledger.record(number, report(epoch, seconds=one))
         ledger.end(number, state, "")
     return folder
 

@@ -8,7 +8,7 @@ import pytest
 
 from sweep.errors import CommandError
 from sweep.secrecy import check_tracking, read_secret
-from tests.sweep.test_cli import CONFIG, refused
+from tests.commands import CONFIG, refused
 
 ROOT = Path(__file__).parents[2]
 CODE_IN_DATA = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

@@ -15,7 +15,7 @@ from sweep.driver import driven
 from sweep.errors import CommandError
 from sweep.lease import STALE_S, LeaseLostError
 from sweep.naming import create_study
-from tests.sweep.test_study import ONE_FAMILY, RATES, create, report, trained
+from tests.sweep.ledgers import ONE_FAMILY, RATES, create, report, trained
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 

@@ -1,32 +1,17 @@
 """The MLflow projection, against a real tracking server and against a SQLite file."""
 
-import contextlib
-import hashlib
 import json
-import math
-import signal
-import subprocess
-import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from search_spaces import parse_config
-from sweep import delivery
-from sweep.curves import thin_curve
-from sweep.delivery import TrialDelivery
-from sweep.directory import open_ledger
-from sweep.files import locked
-from sweep.projection import applied_curve, best_points, curve_points, trial_tags
-from sweep.records import SweepRecord
+from sweep.projection import applied_curve, trial_tags
 from sweep.tracking import connect, deliver
 from tests.tracked import (
-    CONFIG,
     EPOCHS,
     FACTS,
     OUTCOMES,
@@ -36,71 +21,18 @@ from tests.tracked import (
     artifacts,
     curve_of,
     history,
-    make_ledger,
+    picture,
     project,
     runs_of,
-    space_of,
     sweep_record,
     trial_record,
 )
-from tests.tracking_server import free_port, serving
 
 # MLflow itself uses a SQLAlchemy option that is to go.
-pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
-    with serving(folder, free_port()) as uri:
-        yield uri
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('database')}/mlflow.db"
-
-
-@pytest.fixture(params=["server", "database"])
-def uri(request: pytest.FixtureRequest) -> str:
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in delivery.MLFLOW_ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-class Shown(NamedTuple):
-    name: str
-    status: str
-    times: tuple[int, int | None]
-    parameters: dict[str, str]
-    tags: dict[str, str]
-    points: dict[str, list[tuple[int, float, int]]]
-    artifacts: list[str]
-
-
-def picture(sweep: SweepRecord) -> dict[int | None, Shown]:
-    """All that the server holds of a sweep, but for the ids of its runs."""
-    return {
-        number: Shown(
-            run.info.run_name or "",
-            run.info.status,
-            (run.info.start_time, run.info.end_time),
-            run.data.params,
-            {key: v for key, v in run.data.tags.items() if key != "mlflow.parentRunId"},
-            {key: history(sweep, run, key) for key in run.data.metrics},
-            sorted(artifacts(sweep, run)),
-        )
-        for number, run in runs_of(sweep).items()
-    }
-
-
-# The runs of a sweep.
+pytestmark = [
+    pytest.mark.usefixtures("shipper_environment"),
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
+]
 
 
 def test_every_outcome_has_its_status_and_tags(uri: str, tmp_path: Path) -> None:
@@ -335,208 +267,3 @@ def test_a_deleted_experiment_is_explained(database: str, tmp_path: Path) -> Non
     client.delete_experiment(client.create_experiment("gone"))
     with pytest.raises(ValueError, match="must not be deleted, but 'gone' is; restore it with"):
         connect(sweep_record(tmp_path, database, experiment="gone"))
-
-
-# What is sent.
-
-
-def test_a_curve_that_was_not_consumed_is_not_logged(database: str, tmp_path: Path) -> None:
-    sweep = sweep_record(tmp_path, database)
-    first, later = trial_record(0, "complete"), trial_record(1, "complete")
-    forged = [report | {"learning_rate_sha256": "0" * 64} for report in first.reports]
-    trials = [
-        first._replace(reports=tuple(forged)),
-        later._replace(reports=(*later.reports[:2], *forged[2:])),
-    ]
-    assert project(sweep, trials) == ()
-    runs = runs_of(sweep)
-    assert [runs[n].data.tags["curve_mismatch"] for n in (0, 1)] == ["1", "3"]
-    assert [len(history(sweep, runs[n], "learning_rate")) for n in (0, 1)] == [0, 2 * STEPS]
-    assert "learning_rate.png" not in artifacts(sweep, runs[0]) + artifacts(sweep, runs[1])
-    assert len(history(sweep, runs[0], "val_loss")) == EPOCHS
-
-
-def test_a_space_that_makes_no_curve_is_a_mismatch(tmp_path: Path) -> None:
-    sweep = sweep_record(tmp_path, "")
-    trial = trial_record(0, "failed")._replace(space=space_of(-1.0))
-    curve = applied_curve(sweep, trial)
-    assert (curve.values, curve.verified_epochs, curve.mismatch) == (None, 0, 1)
-
-
-def test_no_value_that_is_not_finite_is_sent(database: str, tmp_path: Path) -> None:
-    sweep = sweep_record(tmp_path, database)
-    trial = trial_record(0, "diverged", 2)
-    bad = {"train_loss": math.inf, "val_loss": math.nan, "val_accuracy": None}
-    trial = trial._replace(reports=(trial.reports[0], trial.reports[1] | bad), value=None)
-    project(sweep, [trial])
-    run = runs_of(sweep)[0]
-    values = [v for key in run.data.metrics for _, v, _ in history(sweep, run, key)]
-    assert len(values) == 3 + 2 + 2 * STEPS
-    assert all(map(math.isfinite, values))
-
-
-def test_more_points_than_one_request_may_carry(uri: str, tmp_path: Path) -> None:
-    steps = 1000
-    sweep = sweep_record(tmp_path, uri, steps_per_epoch=steps)
-    trial = trial_record(0, "complete", steps=steps)
-    project(sweep, [trial])
-    curve = curve_of(trial.space, steps)
-    expected = [(step, float(curve[step])) for step in thin_curve(curve).tolist()]
-    assert len(expected) == 2500
-    sent = history(sweep, runs_of(sweep)[0], "learning_rate")
-    assert [point[:2] for point in sent] == expected
-
-
-def test_a_stopped_trial_shows_the_last_rate_it_used(tmp_path: Path) -> None:
-    steps = 1400  # the last step of epoch 2 is none of the evenly spaced ones
-    sweep = sweep_record(tmp_path, "", steps_per_epoch=steps)
-    for state, expected in (("pruned", 2 * steps - 1), ("running", 2 * steps - 2)):
-        trial = trial_record(0, state, 2, steps=steps)
-        curve = applied_curve(sweep, trial)
-        sent = list(curve_points(sweep, trial, curve, after_epoch=0))
-        assert sent[-1].step == expected, state
-
-
-def test_long_and_odd_parameter_values(uri: str, tmp_path: Path) -> None:
-    sweep = sweep_record(tmp_path, uri)
-    odd = {
-        "schedule": "custom",
-        "function": "größe" + "x" * 7000,
-        "staircase": True,
-        "tiny": 5e-324,
-    }
-    trial = trial_record(0, "complete", parameters=odd)
-    for _ in range(2):
-        assert project(sweep, [trial]) == ()
-    sent = runs_of(sweep)[0].data.params
-    assert len(sent["function"]) <= 6000
-    assert sent["function"].endswith(
-        f"sha256 {hashlib.sha256(odd['function'].encode()).hexdigest()[:16]})"
-    )
-    assert (sent["staircase"], float(sent["tiny"])) == ("True", 5e-324)
-
-
-def test_best_so_far_follows_the_goal_and_the_order_of_ending(tmp_path: Path) -> None:
-    config = parse_config(
-        CONFIG.replace(
-            "{algorithm: random, num_trials: 4}",
-            "{algorithm: random, num_trials: 4, metric: val_loss}",
-        )
-    )
-    ends = [(3, "complete", 0.5), (1, "diverged", None), (2, "complete", 0.9), (4, "failed", 0.1)]
-    trials = [
-        trial_record(number, state, value=value, ended_ms=ended)
-        for number, (ended, state, value) in enumerate(ends)
-    ]
-    points = best_points(config, trials)
-    assert [(p.key, p.value, p.timestamp_ms, p.step) for p in points] == [
-        ("best_val_loss", 0.9, 2, 2),
-        ("best_val_loss", 0.5, 3, 3),
-    ]
-
-
-# The process.
-
-
-@contextlib.contextmanager
-def shipping(directory: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """The shipper's process; killed at the end of the block if it still runs."""
-    command = [sys.executable, "-m", "sweep.tracking", str(directory), *options]
-    pipe, root = subprocess.PIPE, Path(__file__).parents[2]
-    with subprocess.Popen(command, stdin=pipe, stderr=pipe, text=True, cwd=root) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def ship_once(directory: Path) -> tuple[int, str]:
-    with shipping(directory, "--once") as shipper:
-        _, errors = shipper.communicate(timeout=60)
-    return shipper.returncode, errors
-
-
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-
-
-def test_the_shipper_outlives_a_server_that_starts_late(tmp_path: Path) -> None:
-    port, directory = free_port(), tmp_path / "tracked-1"
-    make_ledger(directory, f"http://127.0.0.1:{port}")
-    with shipping(directory) as shipper:
-        until(lambda: delivery.read_status(directory).error)
-        status = delivery.read_status(directory)
-        assert (status.undelivered_trials, status.undelivered_epochs) == (2, EPOCHS + 2)
-        with serving(tmp_path, port):
-            until(lambda: len(delivery.read_status(directory).trials) == 2)
-            sweep = open_ledger(directory).sweep()
-            assert runs_of(sweep)[1].info.status == "RUNNING"
-            _, errors = shipper.communicate(timeout=30)  # ends its input: the driver is gone
-            assert shipper.returncode == 0, errors
-            runs = runs_of(sweep)
-    assert "refused" in errors
-    assert [runs[n].info.status for n in (None, 0, 1)] == ["KILLED", "FINISHED", "KILLED"]
-
-
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text('{"trials": 7')])
-def test_without_its_status_file_the_shipper_comes_to_the_same(
-    tmp_path: Path, damage: Callable[[Path], Any]
-) -> None:
-    directory = tmp_path / "tracked-1"
-    make_ledger(directory, f"sqlite:///{tmp_path}/mlflow.db")
-    assert ship_once(directory) == (0, "")
-    ledger = open_ledger(directory)
-    sweep, status = ledger.sweep(), delivery.read_status(directory)
-    assert delivery.undelivered(status, ledger.trials()) == (0, 0)
-    runs, once = runs_of(sweep), picture(sweep)
-    assert status.trials[0] == TrialDelivery(runs[0].info.run_id, EPOCHS, "complete")
-    damage(delivery.status_path(directory))
-    assert ship_once(directory) == (0, "")
-    assert picture(sweep) == once
-    assert delivery.read_status(directory)._replace(updated_ms=0) == status._replace(updated_ms=0)
-
-
-def test_the_shipper_gives_up_on_a_server_that_stays_away(tmp_path: Path) -> None:
-    directory = tmp_path / "tracked-1"
-    make_ledger(directory, f"http://ada:secret@127.0.0.1:{free_port()}")
-    code, errors = ship_once(directory)
-    assert code == 3
-    status = delivery.read_status(directory)
-    assert status.undelivered_trials == 2
-    assert status.error is not None
-    assert "refused" in status.error
-    assert "secret" not in errors + delivery.status_path(directory).read_text()
-
-
-def test_sigterm_stops_the_shipper_and_sigint_does_not(tmp_path: Path) -> None:
-    directory = tmp_path / "tracked-1"
-    make_ledger(directory, f"sqlite:///{tmp_path}/mlflow.db")
-    with shipping(directory) as shipper:
-        until(lambda: len(delivery.read_status(directory).trials) == 2)
-        shipper.send_signal(signal.SIGINT)
-        time.sleep(1)
-        assert shipper.poll() is None
-        shipper.send_signal(signal.SIGTERM)
-        assert shipper.wait(10) == 0
-    assert (tmp_path / "mlartifacts").is_dir()
-
-
-def test_a_directory_that_is_missing_is_refused(tmp_path: Path) -> None:
-    code, errors = ship_once(tmp_path / "nothing")
-    assert code == 2
-    assert "DIRECTORY must be a sweep's directory" in errors
-
-
-def test_one_shipper_at_a_time(tmp_path: Path) -> None:
-    path = tmp_path / "tracking" / "lock"
-    with (
-        locked(path),
-        pytest.raises(TimeoutError, match="must be free, but another process holds it"),
-        locked(path, patience_s=0.1),
-    ):
-        pass
-    with locked(path, patience_s=0.1):
-        pass

@@ -16,7 +16,7 @@ from search_spaces import parse_config
 from sweep.delivery import read_status
 from sweep.directory import create_ledger
 from sweep.ui_view import ask, view
-from tests.sweep.test_cli import CONFIG, SWEEP, environment, printed, refused
+from tests.commands import CONFIG, SWEEP, environment, printed, refused
 
 pytestmark = pytest.mark.slow
 

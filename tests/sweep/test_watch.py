@@ -16,7 +16,7 @@ from sweep.directory import create_ledger, latest_driver, open_ledger, read_swee
 from sweep.lease import driving
 from sweep.slots import Slots
 from sweep.study import Ledger
-from tests.sweep.test_cli import CONFIG, SWEEP, environment, refused, run
+from tests.commands import CONFIG, SWEEP, environment, refused, run
 from tests.terminal import Screen, colours, plain, shown
 
 pytestmark = pytest.mark.skipif(
