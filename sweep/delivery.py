@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -130,14 +131,18 @@ class Shipper:
 
 
 def end_process(process: subprocess.Popen[bytes]) -> int:
-    """End a process if it still runs, in a second; its exit code."""
+    """End a process if it still runs, in a second; its exit code.
+
+    One that hangs in the kernel, as on a disk that does not answer, is not waited for.
+    """
     if process.poll() is None:
         process.terminate()
-    try:
-        return process.wait(1)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    return process.wait()
+    for _ in range(2):
+        try:
+            return process.wait(1)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return -signal.SIGKILL
 
 
 def shipper_command(directory: Path) -> list[str]:

@@ -22,7 +22,7 @@ from sweep.errors import CommandError
 from sweep.facts import load_data, sweep_facts
 from sweep.files import NO_ROOM
 from sweep.functions import check_sources, pickled_functions
-from sweep.halt import Halt, Interrupted, Leave, say, told
+from sweep.halt import Halt, Interrupted, Leave, at_last, say, told
 from sweep.lease import driving
 from sweep.naming import launching
 from sweep.nodes import check_versions
@@ -158,14 +158,16 @@ def driven(directory: Path, *, takeover: bool = False) -> Iterator[Ledger]:
 def _interruptible(directory: Path) -> Iterator[Halt]:
     """What may end the sweep; a signal that does not wait ends it here, with its exit code."""
     halt = Halt(directory)
-    with halt.listening():
+
+    def way_on() -> str:
+        begun = (directory / "sweep.json").exists()
+        return f"go on with: {command_for('resume', directory)}" if begun else "nothing was begun"
+
+    with halt.listening(), at_last(way_on):
         try:
             yield halt
         except Interrupted as stopped:
-            begun = (directory / "sweep.json").exists()
-            resume = command_for("resume", directory)
-            way = f"go on with: {resume}" if begun else "nothing was begun"
-            raise CommandError(f"stopped at once; {way}", stopped.exit_code) from None
+            raise CommandError(f"stopped at once; {way_on()}", stopped.exit_code) from None
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise

@@ -23,7 +23,7 @@ _ANSWER_S = 1.0  # soon enough for who waits, late enough for an echo
 _ECHO_S = 0.3  # `timeout` sends a signal to the process, and once more to its group
 _CLEANING_S = 4.0
 _AGAIN_S = 0.01
-_last: list[Callable[[], None]] = []  # see at_last()
+_last: list[Callable[[], str | None]] = []  # see at_last()
 _SAID = {
     "pause": "paused: no new trials are started, and running ones train to their end",
     "stop": "stopped: no new trials are started, and running ones train to their end",
@@ -74,8 +74,11 @@ def unwrapped() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def at_last(action: Callable[[], None]) -> Iterator[None]:
-    """Within it `action` is called if the process is ended at once, in another thread."""
+def at_last(action: Callable[[], str | None]) -> Iterator[None]:
+    """Within it `action` is called if the process is ended at once, in another thread.
+
+    What it returns is told to who ended it.
+    """
     _last.append(action)
     try:
         yield
@@ -104,7 +107,7 @@ def heard() -> Iterator[None]:
             with contextlib.suppress(TimeoutError):
                 _number(ours)
             if not over.is_set():
-                _end("stopped at once", 128 + number)
+                _end(128 + number)
 
     before = signal.set_wakeup_fd(its.fileno())
     threading.Thread(target=listen, daemon=True).start()
@@ -138,18 +141,20 @@ def set_handlers(handler: Any) -> None:
 
 def _end_in(seconds: float, exit_code: int) -> None:
     time.sleep(seconds)
-    _end("stopped", exit_code)
+    _end(exit_code)
 
 
-def _end(text: str, exit_code: int) -> NoReturn:
-    """End the process here and now; a display that is cut off has hidden the cursor."""
+def _end(exit_code: int) -> NoReturn:
+    """End the process here and now; a display that is cut off has hidden the cursor.
+
+    It is written below sys.stderr, which the thread that hangs may have locked.
+    """
+    words = ["stopped at once"]
     for action in list(_last):
         with contextlib.suppress(OSError):
-            action()
-    say(text)
+            words += filter(None, [action()])
     with contextlib.suppress(OSError):
-        if os.isatty(2):  # where sys.stderr belongs to that display
-            os.write(2, b"\x1b[?25h")
+        os.write(2, b"\x1b[?25h" * os.isatty(2) + "; ".join(words).encode() + b"\n")
     os._exit(exit_code)
 
 

@@ -184,6 +184,27 @@ def test_where_nothing_can_be_raised() -> None:
     assert (done.stdout, done.stderr) == ("heard\n", "")
 
 
+_HANGING = """
+import os, signal, time
+from sweep.halt import at_last, interrupt, set_handlers
+
+set_handlers(interrupt)
+with at_last(lambda: "go on with: that"):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    finally:
+        time.sleep(600)
+"""
+
+
+def test_a_clean_up_that_hangs_is_cut_off() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _HANGING], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (143, "stopped at once; go on with: that\n")
+
+
 def importing(here: Site, command: Command | Terminal) -> bool:
     return "ray/_raylet" in Path(f"/proc/{command.process.pid}/maps").read_text()
 

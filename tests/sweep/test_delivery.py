@@ -1,6 +1,7 @@
 """The delivery status, and the addresses deliveries go to."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,13 @@ def test_records_are_lost_once_they_were_delivered_to_a_file_that_is_gone(tmp_pa
         file.unlink()
     for uri in ("http://host:5000", "sqlite:///:memory:", "sqlite:///file:/none.db?uri=true"):
         assert not delivery.lost_records(tmp_path, uri)
+
+
+def test_a_process_that_hangs_in_the_kernel_is_not_waited_for() -> None:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        with process._waitpid_lock:  # pyright: ignore[reportAttributeAccessIssue]
+            assert delivery.end_process(process) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGTERM
 
 
 def test_reading_a_status_imports_no_mlflow() -> None:
