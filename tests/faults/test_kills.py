@@ -34,7 +34,7 @@ def test_a_driver_killed_at_random_instants(tmp_path: Path):
     assert cut >= count(1, 26), "too few kills cut a trial that had reports"
 
 
-@pytest.mark.parametrize("seed", range(count(1, 5)))
+@pytest.mark.parametrize("seed", range(count(0, 5)))
 def test_all_are_killed_while_the_database_is_made(tmp_path: Path, seed: int):
     """MLflow makes its tables step by step, and does not go on where it was killed in between."""
     dice = random.Random(seed)

@@ -132,7 +132,7 @@ def test_answers_that_are_lost(seed: int, tmp_path: Path) -> None:
     with (
         serving(tmp_path, port) as uri,
         losing(port, every=5, seed=seed) as proxy,
-        site(tmp_path, proxy.uri, images=256, epochs=4, trials=6, at_once=1) as here,
+        site(tmp_path, proxy.uri, images=256, epochs=4, trials=4, at_once=1) as here,
     ):
         deliver_at_last(here, here.start())
         assert proxy.lost.keys() >= WRITES, proxy.lost

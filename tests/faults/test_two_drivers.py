@@ -87,7 +87,7 @@ def test_two_resumes_at_once(tmp_path: Path) -> None:
     """The last winner trains the sweep to its end."""
     with site(tmp_path / "site", **TINY) as here:
         create(here)
-        for _ in range(count(2, 19)):
+        for _ in range(count(1, 19)):
             end(here, two_at_once(here, "resume", "faults"))
         winner = two_at_once(here, "resume", "faults")
         assert winner.wait() == 0, winner.output()
@@ -135,7 +135,7 @@ def test_frozen_drivers_are_taken_over_from(time_over: int, tmp_path: Path) -> N
 
     Of the first one the driver alone is frozen, of the one that took over all its processes.
     """
-    with site(tmp_path / "site", epochs=40, trials=4, at_once=count(1, 2)) as here:
+    with site(tmp_path / "site", epochs=40, trials=count(2, 4), at_once=count(1, 2)) as here:
         create(here)
         olds, latest = [], here.start()
         goes_on(here, latest)
