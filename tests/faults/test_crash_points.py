@@ -25,8 +25,6 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parents[2]
 TINY: dict[str, Any] = {"images": 256, "epochs": 3}
-
-
 SOME = ("asked", "appended metrics.jsonl", "recorded", "end", "replaced best.yaml")
 
 
